@@ -1,0 +1,43 @@
+# Every target makes its own .venv with the standard library's venv and pip; nothing else is needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint format docs bench tables clean
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(READY): pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $(READY)
+
+demo: $(READY)  ## an agent on bare S3 and on a stack, side by side, then a crash in the middle of a turn
+	@$(BIN)/python -m locus_tiered.demo
+
+test: $(READY)  ## the whole suite, against real servers that it starts itself
+	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup
+
+lint: $(READY)  ## ruff and mypy --strict
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(READY)  ## let ruff put the code in shape
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+tables: $(READY)  ## write the generated tables of the docs anew
+	@$(BIN)/python -m docs.generate
+
+docs: $(READY)  ## build the site into site/, warnings are errors
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+bench: $(READY)  ## measure the budgets against the SDK's own checkpointers; writes bench.json
+	@$(BIN)/python -m locus_tiered.bench --json bench.json
+
+clean:  ## remove what the other targets made
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis bench.json

@@ -1,0 +1,32 @@
+"""One checkpointer out of many, for agents of the Locus SDK.
+
+``TieredCheckpointer`` makes ``memory -> directory -> object store`` act as one; ``CachedCheckpointer`` puts a
+cache in front of any checkpointer; ``BoundedMemoryCheckpointer`` and ``DirectoryCheckpointer`` are stores of its
+own; ``Layer`` and ``Operation`` are for writing a layer of one's own. Everything is a ``BaseCheckpointer``, so
+everything goes into ``Agent(checkpointer=...)`` and everything goes inside everything else. Inside, ``core``
+defines operations, order and the seam; ``stores`` and ``layers`` build on it; ``testing`` is the kit by which a
+checkpointer proves that it keeps the contract.
+"""
+
+from locus_tiered.core.layer import Layer
+from locus_tiered.core.leaf import Leaf
+from locus_tiered.core.operations import Operation
+from locus_tiered.core.traits import Traits
+from locus_tiered.layers.cached import CachedCheckpointer
+from locus_tiered.layers.tiered import Tier, TieredCheckpointer
+from locus_tiered.stores.directory import DirectoryCheckpointer
+from locus_tiered.stores.memory import BoundedMemoryCheckpointer
+
+__all__ = [
+    "BoundedMemoryCheckpointer",
+    "CachedCheckpointer",
+    "DirectoryCheckpointer",
+    "Layer",
+    "Leaf",
+    "Operation",
+    "Tier",
+    "TieredCheckpointer",
+    "Traits",
+]
+
+__version__ = "0.1.0"

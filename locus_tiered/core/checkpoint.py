@@ -1,0 +1,266 @@
+"""What travels inside a stack: :class:`Checkpoint`, one saved state with its identity and its order.
+
+The state inside a :class:`Body` is frozen as JSON bytes the moment it enters, is encoded at most once for all
+stores of a stack, and is decoded anew for every caller: nobody's later changes reach anybody else (law 5).
+
+Large states are encoded, digested and decoded on a thread that gives the interpreter back every millisecond or
+so, because the C code underneath holds it for as long as one call lasts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, cast
+
+from locus.core.messages import Message
+from locus.core.state import AgentState
+from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError, from_json, to_jsonable_python
+
+from locus_tiered.core.canonical import digest_of, digest_steps
+from locus_tiered.core.errors import UnserialisableState
+
+__all__ = ["LARGE", "Body", "Checkpoint", "Entry", "plain_metadata"]
+
+ITERATION_KEY = "_locus_iteration_checkpoints"
+"""Where the SDK's agent lists the iteration saves of a turn, inside ``state.metadata``."""
+
+LARGE = 128 * 1024
+"""Bytes from which a state is worked on in small pieces, off the event loop."""
+
+_SLICE = 0.001  # seconds of work between two pauses
+_PAUSE = 0.00005
+_SEQUENCES = ("messages", "tool_executions", "reasoning_steps")
+
+T = TypeVar("T")
+
+
+def plain_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The caller's ``metadata=`` as JSON values of our own, or :class:`UnserialisableState`."""
+    if not metadata:
+        return {}
+    try:
+        plain = to_jsonable_python(dict(metadata))
+        json.dumps(plain)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UnserialisableState(
+            f"metadata= has no JSON form ({type(error).__name__}); nothing was saved: use strings, numbers, "
+            "lists and dicts"
+        ) from error
+    return cast("dict[str, Any]", plain)
+
+
+def _to_data(state: Any) -> dict[str, Any]:
+    """``state.to_checkpoint()``, with any failure told as what it is."""
+    try:
+        data = state.to_checkpoint()
+    except (PydanticSerializationError, TypeError, ValueError, RecursionError) as error:
+        raise UnserialisableState(
+            f"this state has no JSON form ({type(error).__name__}: see the cause); nothing was saved"
+        ) from error
+    if not isinstance(data, dict):
+        raise UnserialisableState(f"to_checkpoint() gave a {type(data).__name__}, not a dict; nothing was saved")
+    return data
+
+
+def _dumps(data: Mapping[str, Any]) -> bytes:
+    """JSON text that also holds lone surrogates, which UTF-8 cannot."""
+    try:
+        return json.dumps(data, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UnserialisableState(
+            f"this state has no JSON form ({type(error).__name__}: see the cause); nothing was saved"
+        ) from error
+
+
+def _loads(encoded: bytes) -> dict[str, Any]:
+    try:
+        return cast("dict[str, Any]", from_json(encoded))
+    except ValueError:  # a lone surrogate, which only the standard library reads
+        return cast("dict[str, Any]", json.loads(encoded))
+
+
+def _encode(state: Any) -> bytes:
+    if type(state) is AgentState:
+        try:
+            return state.model_dump_json().encode()
+        except (PydanticSerializationError, UnicodeEncodeError, ValueError, RecursionError):
+            pass  # a lone surrogate, or no JSON form at all: the slow way tells which
+    return _dumps(_to_data(state))
+
+
+def _encode_steps(state: AgentState) -> Iterator[bytes | None]:
+    """:func:`_encode`, one element of a long sequence at a time; the last thing yielded is the result."""
+    try:
+        shell = state.model_dump_json(exclude=set(_SEQUENCES))
+        yield None
+        parts = [shell[:-1]]
+        for name in _SEQUENCES:
+            separator = f',"{name}":['
+            for element in getattr(state, name):
+                parts.append(separator + element.model_dump_json())
+                separator = ","
+                yield None
+            parts.append(f"{separator}]" if separator != "," else "]")
+        yield ("".join(parts) + "}").encode()
+    except (PydanticSerializationError, UnicodeEncodeError, ValueError, RecursionError):
+        yield _encode(state)
+
+
+def _decode(encoded: bytes) -> AgentState:
+    try:
+        return AgentState.model_validate_json(encoded)
+    except ValidationError:
+        return AgentState.from_checkpoint(json.loads(encoded))
+
+
+def _decode_steps(encoded: bytes) -> Iterator[AgentState | None]:
+    data = _loads(encoded)
+    yield None
+    messages = []
+    for message in data.pop("messages", ()):
+        messages.append(Message.model_validate(message))
+        yield None
+    yield AgentState.from_checkpoint({**data, "messages": tuple(messages)})
+
+
+def _in_slices(steps: Iterator[T | None]) -> T:
+    """Run ``steps`` to the end on this thread, letting others run in between."""
+    result: T | None = None
+    began = time.perf_counter()
+    for step in steps:
+        result = step
+        if time.perf_counter() - began > _SLICE:
+            time.sleep(_PAUSE)
+            began = time.perf_counter()
+    assert result is not None
+    return result
+
+
+def _looks_large(state: Any) -> bool:
+    if type(state) is not AgentState:
+        return False
+    size = 512 * (len(state.messages) + len(state.tool_executions) + len(state.reasoning_steps))
+    for message in state.messages:
+        size += len(message.content or "")
+        if size > LARGE:
+            return True
+    return size > LARGE
+
+
+class Body:
+    """One state, as bytes and as objects, each made when first needed.
+
+    A body is either frozen bytes, or a state that a backend handed over and that is encoded only when somebody
+    needs the bytes. Whatever is given to a caller is his alone.
+    """
+
+    __slots__ = ("_digests", "_encoded", "_state")
+
+    def __init__(self, encoded: bytes | None = None, *, state: AgentState | None = None) -> None:
+        assert encoded is not None or state is not None
+        self._encoded = encoded
+        self._state = state  # nobody else's: for the first caller who asks
+        self._digests: dict[frozenset[str], str] = {}
+
+    @classmethod
+    async def of(cls, state: Any) -> Body:
+        """Freeze a caller's state. Raises :class:`UnserialisableState`; nothing else is touched."""
+        if _looks_large(state):
+            # The caller waits for the save, so the values stand still meanwhile.
+            return cls(await asyncio.to_thread(_in_slices, _encode_steps(state)))
+        return cls(_encode(state))
+
+    @property
+    def encoded(self) -> bytes:
+        """The state as JSON text."""
+        if self._encoded is None:
+            self._encoded = _encode(self._state)
+        return self._encoded
+
+    async def encode(self) -> bytes:
+        """:attr:`encoded`, made off the event loop when the state is large."""
+        if self._encoded is None and self._state is not None and _looks_large(self._state):
+            self._encoded = await asyncio.to_thread(_in_slices, _encode_steps(self._state))
+        return self.encoded
+
+    def data(self) -> dict[str, Any]:
+        """The state as JSON values, fresh for every call."""
+        return _loads(self.encoded)
+
+    def hand_over(self) -> AgentState:
+        """The state, where nobody else will ask this body for anything."""
+        return self._state if self._state is not None else _decode(self.encoded)
+
+    def state(self) -> AgentState:
+        """The state for one caller: shares nothing with what is stored or with what others are given."""
+        encoded = self.encoded  # before the state leaves: its new owner may change it
+        if self._state is not None:
+            state, self._state = self._state, None
+            return state
+        return _decode(encoded)
+
+    async def take(self) -> AgentState:
+        """:meth:`state`, made off the event loop when it is large."""
+        encoded = self._encoded if self._encoded is not None else await self.encode()
+        if self._state is None and len(encoded) > LARGE:
+            return await asyncio.to_thread(_decode_slowly, encoded)
+        return self.state()
+
+    async def digest(self, leave_out: Collection[str] = ()) -> str:
+        """The canonical digest, the same for every encoding of one state; remembered."""
+        key = frozenset(leave_out)
+        if key not in self._digests:
+            encoded = await self.encode()
+            if len(encoded) > LARGE:
+                self._digests[key] = await asyncio.to_thread(_digest_slowly, encoded, key)
+            else:
+                self._digests[key] = digest_of(_loads(encoded), key)
+        return self._digests[key]
+
+
+def _decode_slowly(encoded: bytes) -> AgentState:
+    try:
+        return _in_slices(_decode_steps(encoded))
+    except ValidationError:
+        return _decode(encoded)
+
+
+def _digest_slowly(encoded: bytes, leave_out: Collection[str]) -> str:
+    return _in_slices(digest_steps(_loads(encoded), leave_out))
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A checkpoint's place in its thread: its id and its stamp (``None``: saved before there were stamps)."""
+
+    id: str
+    stamp: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One saved state: whose it is, its order, what the caller said about it, and the state itself.
+
+    ``stamp`` is ``None`` for a checkpoint that no ordering layer has saved. ``metadata`` is the caller's
+    ``metadata=`` argument, already JSON.
+    """
+
+    thread_id: str
+    id: str
+    stamp: str | None
+    metadata: Mapping[str, Any]
+    body: Body
+
+    @property
+    def entry(self) -> Entry:
+        """Its place in the thread."""
+        return Entry(self.id, self.stamp)
+
+    def moved(self, **changes: Any) -> Checkpoint:
+        """The same state under another thread, id or stamp; the bytes are shared."""
+        return replace(self, **changes)

@@ -1,0 +1,165 @@
+"""The envelope: a checkpoint's identity and order, carried inside the state that a backend stores.
+
+It rides in the saved state's ``metadata["_locus_tiered"]`` and in the ``metadata=`` argument::
+
+    {"v": 1, "stamp": ..., "thread": ..., "id": ..., "digest": ..., "sdk": ...}
+
+``thread`` and ``id`` unmask a backend that answers with somebody else's state, ``digest`` unmasks damage. The
+digest is compared only by the version of the SDK that wrote it: another one may add or drop fields. The
+caller's own ``metadata=`` is folded in as ``metadata``, because few backends give it back.
+A state that already carries an envelope (a stack inside a stack) keeps it, folded in as ``outer``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from locus.core.messages import Message
+from locus.core.state import AgentState
+
+from locus_tiered.core.checkpoint import Body, Checkpoint
+from locus_tiered.core.errors import CorruptCheckpoint, shorten
+from locus_tiered.core.stamp import is_stamp
+from locus_tiered.core.traits import Traits
+
+__all__ = ["KEY", "VERSION", "Envelope", "seal", "unseal", "user_metadata"]
+
+logger = logging.getLogger(__name__)
+
+KEY = "_locus_tiered"
+VERSION = 1
+SDK = version("locus-sdk")
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What one envelope says."""
+
+    stamp: str
+    thread: str
+    id: str
+    digest: str | None
+    sdk: str | None
+
+    @classmethod
+    def read(cls, metadata: Any) -> Envelope | None:
+        """The envelope in a metadata mapping; ``None`` when there is none that makes sense."""
+        found = metadata.get(KEY) if isinstance(metadata, Mapping) else None
+        if not isinstance(found, Mapping) or not isinstance(found.get("v"), int):
+            return None
+        stamp, thread, checkpoint_id = found.get("stamp"), found.get("thread"), found.get("id")
+        if not (isinstance(stamp, str) and isinstance(thread, str) and isinstance(checkpoint_id, str)):
+            return None
+        if not is_stamp(stamp):
+            return None
+        digest, sdk = found.get("digest"), found.get("sdk")
+        return cls(
+            stamp,
+            thread,
+            checkpoint_id,
+            digest if isinstance(digest, str) else None,
+            sdk if isinstance(sdk, str) else None,
+        )
+
+    def names(self, thread_id: str, checkpoint_id: str | None) -> bool:
+        """Whether it belongs to this thread and id (``None``: to any id of the thread)."""
+        return self.thread == thread_id and checkpoint_id in (None, self.id)
+
+
+def user_metadata(metadata: Any) -> dict[str, Any]:
+    """The caller's own part of a metadata mapping."""
+    return {key: value for key, value in metadata.items() if key != KEY} if isinstance(metadata, Mapping) else {}
+
+
+async def seal(checkpoint: Checkpoint, traits: Traits) -> tuple[AgentState, dict[str, Any]]:
+    """The state and the metadata that a backend is to store for a stamped checkpoint."""
+    assert checkpoint.stamp is not None
+    state = await checkpoint.body.take()
+    envelope: dict[str, Any] = {
+        "v": VERSION,
+        "stamp": checkpoint.stamp,
+        "thread": checkpoint.thread_id,
+        "id": checkpoint.id,
+        "digest": await checkpoint.body.digest(traits.digest_leaves_out),
+        "sdk": SDK,
+    }
+    inside = dict(envelope)
+    if checkpoint.metadata:
+        inside["metadata"] = dict(checkpoint.metadata)
+    if KEY in state.metadata:
+        inside["outer"] = state.metadata[KEY]
+    sealed = state.model_copy(update={"metadata": {**state.metadata, KEY: inside}})
+    return sealed, {**checkpoint.metadata, KEY: envelope}
+
+
+async def unseal(
+    state: AgentState, thread_id: str, checkpoint_id: str | None, member: str, traits: Traits
+) -> Checkpoint:
+    """The checkpoint in a state that a backend answered with, checked against what was asked for.
+
+    Raises :class:`CorruptCheckpoint` for damage and for somebody else's state. A state whose envelope fits
+    neither its content nor the question was saved by someone who had loaded it without the stack and carried
+    the envelope along: it counts as saved without a stack.
+    """
+    envelope = Envelope.read(state.metadata)
+    if envelope is None:
+        return Checkpoint(thread_id, checkpoint_id or "", None, {}, _body(state, traits))
+    inside = state.metadata[KEY]
+    own = user_metadata(state.metadata)
+    if "outer" in inside:
+        own[KEY] = inside["outer"]
+    body = _body(state.model_copy(update={"metadata": own}), traits)
+    intact = True
+    if envelope.digest is not None and envelope.sdk == SDK:
+        intact = await body.digest(traits.digest_leaves_out) == envelope.digest
+    if envelope.names(thread_id, checkpoint_id):
+        if not intact:
+            raise _corrupt(member, thread_id, envelope.id, "what it holds is not what was saved (digest)")
+        return Checkpoint(thread_id, envelope.id, envelope.stamp, user_metadata(inside.get("metadata")), body)
+    if intact:
+        raise _corrupt(
+            member,
+            thread_id,
+            checkpoint_id,
+            f"it answered with {envelope.id!r} of thread {shorten(envelope.thread)}",
+        )
+    logger.debug("%s: a checkpoint of thread %s carries another one's envelope", member, shorten(thread_id))
+    return Checkpoint(thread_id, checkpoint_id or "", None, {}, body)
+
+
+def _body(state: AgentState, traits: Traits) -> Body:
+    return Body(state=_unshared(state) if traits.shares_values else state)
+
+
+def _unshared(state: AgentState) -> AgentState:
+    """``state`` with every value copied that a backend's copy may share with it."""
+    if not isinstance(state, AgentState):
+        return state
+    changes: dict[str, Any] = {
+        "metadata": deepcopy(state.metadata),
+        "provider_state": deepcopy(state.provider_state),
+    }
+    for name in ("messages", "tool_executions", "reasoning_steps"):
+        elements = getattr(state, name)
+        if any(_holds_values(element) for element in elements):
+            changes[name] = tuple(deepcopy(element) for element in elements)
+    return state.model_copy(update=changes)
+
+
+def _holds_values(element: Any) -> bool:
+    return not isinstance(element, Message) or bool(element.metadata) or bool(element.tool_calls)
+
+
+def _corrupt(member: str, thread_id: str, checkpoint_id: str | None, what: str) -> CorruptCheckpoint:
+    return CorruptCheckpoint(
+        f"{member}, thread {shorten(thread_id)}, checkpoint {shorten(checkpoint_id)}: {what}. Nothing was changed; "
+        "other checkpoints of the thread can still be loaded by id",
+        member=member,
+        thread_id=thread_id,
+        checkpoint_id=checkpoint_id,
+    )

@@ -1,0 +1,451 @@
+"""The only place of a stack that speaks to a foreign checkpointer.
+
+A :class:`Leaf` gives the backend what it can keep (ids in its alphabet, the envelope inside the state), takes
+it out again and checks it, puts a thread in order by stamps, keeps one call in flight per thread, and turns
+whatever the backend raises into :class:`BackendError`. Without an ordering layer above it passes states through
+untouched: the stored bytes are what the backend would have stored.
+
+It does not retry, cache or time out: those are layers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, cast
+
+from locus.core.state import AgentState
+from locus.memory.checkpointer import BaseCheckpointer
+
+from locus_tiered.core.capabilities import Explanation
+from locus_tiered.core.checkpoint import Checkpoint, Entry
+from locus_tiered.core.clock import SYSTEM, Clock
+from locus_tiered.core.envelope import KEY, VERSION, Envelope, seal, unseal
+from locus_tiered.core.errors import BackendError, CapabilityMissing, LocusTieredError, shorten
+from locus_tiered.core.floors import Floors
+from locus_tiered.core.ids import again_marker, is_hashed, marked_name
+from locus_tiered.core.lanes import Lanes, PerLoop
+from locus_tiered.core.layer import MOST, DispatchingLayer, unusable
+from locus_tiered.core.operations import (
+    CopyThread,
+    Delete,
+    Exists,
+    GetMetadata,
+    Head,
+    ListCheckpoints,
+    ListThreads,
+    ListWithMetadata,
+    Load,
+    QueryByMetadata,
+    Row,
+    Save,
+    Search,
+    Vacuum,
+)
+from locus_tiered.core.ranking import Ranking
+from locus_tiered.core.rows import metadata_row, row_age, uniform_rows
+from locus_tiered.core.sdk_traits import traits_of
+from locus_tiered.core.stamp import is_stamp, looks_random
+from locus_tiered.core.traits import Traits
+
+__all__ = ["Leaf"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_MANY = 1_000_000  # "all": what the SDK itself passes where it means that
+_CREDENTIALS = re.compile(r"(\w+://)[^/@\s'\"]*@")
+
+
+class _Gate:
+    """Lets the first call of an event loop run alone."""
+
+    def __init__(self) -> None:
+        self.open = False
+        self.lock = asyncio.Lock()
+
+
+class Leaf(DispatchingLayer):
+    """A foreign checkpointer as a layer.
+
+    Args:
+        backend: Any ``BaseCheckpointer`` that is not one of ours.
+        traits: Its peculiarities; by default what it declares or what is known of its class.
+        name: What errors and ``explain()`` call it; the class's name by default.
+        settle_timeout: Seconds that ``close()`` waits for calls whose callers have left.
+    """
+
+    def __init__(
+        self,
+        backend: object,
+        *,
+        traits: Traits | None = None,
+        name: str | None = None,
+        where: str = "Leaf",
+        clock: Clock = SYSTEM,
+        settle_timeout: float = 5.0,
+    ) -> None:
+        if not isinstance(backend, BaseCheckpointer):
+            raise unusable(backend, where)
+        super().__init__(name=name or type(backend).__name__)
+        self.backend = backend
+        self._traits = traits if traits is not None else traits_of(backend)
+        self._settle_timeout = settle_timeout
+        self._lanes = Lanes()
+        self._gates: PerLoop[_Gate] = PerLoop(_Gate)
+        self._ranking = Ranking(clock, arrival_hint=self._traits.prunes)
+        self._floors = Floors()
+
+    @property
+    def traits(self) -> Traits:
+        return self._traits
+
+    def explain(self) -> Explanation:
+        return Explanation.of_backend(self.backend, self.name, self._traits.masks)
+
+    # -- calling the backend -------------------------------------------------------------------------
+
+    async def _call(
+        self, operation: str, thread_id: str | None, call: Callable[[], Awaitable[T]], empty: Any = None
+    ) -> T:
+        """Make one call; whatever it raises becomes an error of ours that names this member.
+
+        ``empty`` is the answer of a backend in which nothing was ever saved, where that is an error of its own.
+        """
+        try:
+            if self._traits.first_call_alone:
+                gate = self._gates.get()
+                if not gate.open:
+                    async with gate.lock:
+                        result = await call()
+                        gate.open = True
+                        return result
+            return await call()
+        except LocusTieredError:
+            raise  # a stack inside another checkpointer inside this stack
+        except NotImplementedError as error:
+            raise CapabilityMissing(f"{operation}: {self.name} does not implement it") from error
+        except Exception as error:
+            if empty is not None and self._traits.absent is not None and self._traits.absent(error):
+                return cast("T", empty)
+            about = "" if thread_id is None else f" of thread {shorten(thread_id)}"
+            safe = "what was acknowledged before is untouched"
+            if operation in ("save", "delete", "copy_thread", "vacuum"):
+                safe = f"this {operation} was not acknowledged and may or may not have taken effect; {safe}"
+            raise BackendError(
+                f"{self.name} failed during {operation}{about} ({type(error).__name__}): {safe}. "
+                "Try again, or wrap the member in RetryingCheckpointer",
+                member=self.name,
+                operation=operation,
+            ) from error
+
+    async def _sure(self, operation: str, thread_id: str, empty: bool) -> None:
+        """Where nothing may also mean "not reached": raise unless the backend can be reached (law 7)."""
+        if not empty or not self._traits.none_is_unknown or self._traits.probe is None:
+            return
+        if not await self._call(operation, thread_id, self._traits.probe):
+            raise BackendError(
+                f"{self.name} cannot be reached, so its empty answer to {operation} of thread {shorten(thread_id)} "
+                "means nothing; the data is as it was. Try again when it is back",
+                member=self.name,
+                operation=operation,
+                temporary=True,
+            )
+
+    def _lane(self, thread_id: str) -> str:
+        return "" if self._traits.one_at_a_time else thread_id
+
+    def _key(self, thread_id: str) -> tuple[str | None, str]:
+        partition = self._traits.partition
+        return (None if partition is None else partition(thread_id), thread_id)
+
+    def _names(self, thread_id: str, checkpoint_id: str) -> tuple[str, str]:
+        return self._traits.thread_ids.encode(thread_id), self._traits.checkpoint_ids.encode(checkpoint_id)
+
+    # -- save ----------------------------------------------------------------------------------------
+
+    async def on_save(self, op: Save) -> str:
+        checkpoint = op.checkpoint
+        if checkpoint is None or checkpoint.stamp is None:
+            return await self._save_as_is(op)
+        thread, name = self._names(checkpoint.thread_id, checkpoint.id)
+        state, metadata = await seal(checkpoint, self._traits)
+        key = self._key(checkpoint.thread_id)
+
+        async def save() -> str:
+            if not op.iteration:
+                await self._mark_saved_again(checkpoint, thread, name)
+            answer = await self._call(
+                "save", checkpoint.thread_id, lambda: self.backend.save(state, thread, name, metadata)
+            )
+            if answer != name:
+                raise BackendError(
+                    f"{self.name} kept checkpoint {shorten(name)} of thread {shorten(op.thread_id)} as "
+                    f"{shorten(answer)}: a stack needs a backend that keeps the ids it is given",
+                    member=self.name,
+                    operation="save",
+                    temporary=False,
+                )
+            self._ranking.learn(key, checkpoint.entry)
+            self._floors.raise_to(key, checkpoint.entry)
+            return checkpoint.id
+
+        return await self._lanes.change(self._lane(op.thread_id), save)
+
+    async def _save_as_is(self, op: Save) -> str:
+        assert op.checkpoint_id is not None
+        state, metadata = op.state, op.metadata
+        if op.checkpoint is not None:  # a copy of a checkpoint from before there were stamps
+            state, metadata = await op.checkpoint.body.take(), op.checkpoint.metadata
+        thread, name = self._names(op.thread_id, op.checkpoint_id)
+        plain = None if metadata is None else dict(metadata)
+
+        async def save() -> str:
+            answer = await self._call("save", op.thread_id, lambda: self.backend.save(state, thread, name, plain))
+            return op.checkpoint_id if answer == name and op.checkpoint_id is not None else answer
+
+        return await self._lanes.read(self._lane(op.thread_id), save)
+
+    async def _mark_saved_again(self, checkpoint: Checkpoint, thread: str, name: str) -> None:
+        """Leave the marker that a generated id was saved again, before its state is (see ``ranking``)."""
+        key, checkpoint_id = self._key(checkpoint.thread_id), checkpoint.id
+        if checkpoint_id == checkpoint.stamp or not looks_random(checkpoint_id) or self._traits.prunes:
+            return
+        if self._ranking.saved_again(key, checkpoint_id):
+            return
+        if not is_stamp(checkpoint_id) and not await self._call(
+            "save", checkpoint.thread_id, lambda: self.backend.exists(thread, name), False
+        ):
+            return
+        note = AgentState(metadata={KEY: {"v": VERSION, "again": checkpoint_id}})
+        marker = again_marker(name)
+        await self._call("save", checkpoint.thread_id, lambda: self.backend.save(note, thread, marker, None))
+        self._ranking.note_again(key, checkpoint_id)
+
+    # -- load ----------------------------------------------------------------------------------------
+
+    async def on_load(self, op: Load) -> Checkpoint | None:
+        return await self._lanes.read(self._lane(op.thread_id), lambda: self._load(op))
+
+    async def _load(self, op: Load) -> Checkpoint | None:
+        thread = self._traits.thread_ids.encode(op.thread_id)
+        if op.checkpoint_id is None:
+            state = await self._call("load", op.thread_id, lambda: self.backend.load(thread))
+        else:
+            name = self._traits.checkpoint_ids.encode(op.checkpoint_id)
+            state = await self._call("load", op.thread_id, lambda: self.backend.load(thread, name))
+        if state is None:
+            await self._sure("load", op.thread_id, empty=True)
+            if op.checkpoint_id is not None:
+                self._ranking.miss(self._key(op.thread_id), op.checkpoint_id)
+            return None
+        checkpoint = await unseal(state, op.thread_id, op.checkpoint_id, self.name, self._traits)
+        if op.stamp is not None and checkpoint.stamp != op.stamp:
+            return None
+        return checkpoint
+
+    async def on_exists(self, op: Exists) -> bool:
+        async def exists() -> bool:
+            thread = self._traits.thread_ids.encode(op.thread_id)
+            name = None if op.checkpoint_id is None else self._traits.checkpoint_ids.encode(op.checkpoint_id)
+            there = bool(await self._call("exists", op.thread_id, lambda: self.backend.exists(thread, name), False))
+            await self._sure("exists", op.thread_id, empty=not there)
+            return there
+
+        return await self._lanes.read(self._lane(op.thread_id), exists)
+
+    # -- order ---------------------------------------------------------------------------------------
+
+    async def on_list_checkpoints(self, op: ListCheckpoints) -> list[Entry]:
+        async def entries() -> list[Entry]:
+            if op.ordered:
+                return (await self._entries(op.thread_id))[: op.limit]
+            names = await self._list(op.thread_id, op.limit)
+            plain = (name for name in names if marked_name(name) is None)
+            return [Entry(self._traits.checkpoint_ids.decode(name) or name) for name in plain]
+
+        return await self._lanes.read(self._lane(op.thread_id), entries)
+
+    async def on_head(self, op: Head) -> Entry | None:
+        async def head() -> Entry | None:
+            entries = await self._entries(op.thread_id)
+            found = entries[0] if entries else None
+            key = self._key(op.thread_id)
+            floor = self._floors.above(key, found)
+            if floor is not None:
+                # Less than this process knows of: a stale answer, unless somebody deleted that checkpoint.
+                thread, name = self._names(op.thread_id, floor.id)
+                if await self._call("head", op.thread_id, lambda: self.backend.exists(thread, name)):
+                    return floor
+                self._floors.lower(key, floor)
+            if found is not None:
+                self._floors.raise_to(key, found)
+            return found
+
+        return await self._lanes.read(self._lane(op.thread_id), head)
+
+    async def _list(self, thread_id: str, limit: int) -> list[str]:
+        thread = self._traits.thread_ids.encode(thread_id)
+        names = await self._call(
+            "list_checkpoints", thread_id, lambda: self.backend.list_checkpoints(thread, limit=limit), []
+        )
+        await self._sure("list_checkpoints", thread_id, empty=not names)
+        return list(names)
+
+    async def _entries(self, thread_id: str) -> list[Entry]:
+        """The whole thread in the order of its stamps."""
+        key = self._key(thread_id)
+        names = await self._list(thread_id, _MANY)
+        entries = await self._ranking.order(key, names, lambda name: self._read_entry(thread_id, name))
+        cut_off = self._traits.lists_at_most is not None and len(names) >= self._traits.lists_at_most
+        if self._traits.loses_index_rows or cut_off:
+            unlisted = await self._unlisted(thread_id, entries)
+            if unlisted is not None:
+                entries = sorted([unlisted, *entries], key=lambda entry: entry.stamp or "", reverse=True)
+        return entries
+
+    async def _read_entry(self, thread_id: str, name: str) -> Entry | None:
+        """What the envelope of one listed checkpoint says: from its metadata where that can be read."""
+        thread = self._traits.thread_ids.encode(thread_id)
+        known = self._traits.checkpoint_ids.decode(name)
+        metadata: Any = None
+        if self._traits.reads_metadata:
+            row = await self._call("head", thread_id, lambda: self.backend.get_metadata(thread, name))
+            if isinstance(row, dict):
+                metadata = row if self._traits.bare_metadata else row.get("metadata")
+        envelope = Envelope.read(metadata)
+        if envelope is None:
+            state = await self._call("head", thread_id, lambda: self.backend.load(thread, name))
+            if state is None:
+                return None
+            envelope = Envelope.read(state.metadata)
+        if envelope is not None and envelope.names(thread_id, known):
+            return Entry(envelope.id, envelope.stamp)
+        return Entry(known if known is not None else name)
+
+    async def _unlisted(self, thread_id: str, entries: list[Entry]) -> Entry | None:
+        """The backend's own latest, when its list does not know it and it was not deleted either."""
+        thread = self._traits.thread_ids.encode(thread_id)
+        state = await self._call("head", thread_id, lambda: self.backend.load(thread))
+        envelope = None if state is None else Envelope.read(state.metadata)
+        if envelope is None or not envelope.names(thread_id, None):
+            return None
+        if any(entry.id == envelope.id for entry in entries):
+            return None
+        _, name = self._names(thread_id, envelope.id)
+        there = await self._call("head", thread_id, lambda: self.backend.exists(thread, name))
+        return Entry(envelope.id, envelope.stamp) if there else None
+
+    # -- delete --------------------------------------------------------------------------------------
+
+    async def on_delete(self, op: Delete) -> bool:
+        async def delete() -> bool:
+            if op.checkpoint_id is None:
+                return await self._delete_thread(op.thread_id)
+            return await self._delete_one(op.thread_id, op.checkpoint_id)
+
+        return await self._lanes.change(self._lane(op.thread_id), delete)
+
+    async def _delete_one(self, thread_id: str, checkpoint_id: str) -> bool:
+        thread, name = self._names(thread_id, checkpoint_id)
+        key = self._key(thread_id)
+        deleted = await self._call("delete", thread_id, lambda: self.backend.delete(thread, name), False)
+        await self._sure("delete", thread_id, empty=not deleted)
+        if self._ranking.saved_again(key, checkpoint_id):
+            await self._call("delete", thread_id, lambda: self.backend.delete(thread, again_marker(name)))
+        self._ranking.forget(key, checkpoint_id)
+        self._floors.drop(key, checkpoint_id)
+        return bool(deleted)
+
+    async def _delete_thread(self, thread_id: str) -> bool:
+        thread = self._traits.thread_ids.encode(thread_id)
+        key = self._key(thread_id)
+        most = self._traits.deletes_at_most
+        if most is not None:
+            for name in (await self._list(thread_id, _MANY))[most:]:
+                await self._call("delete", thread_id, lambda name=name: self.backend.delete(thread, name))  # type: ignore[misc]
+        deleted = await self._call("delete", thread_id, lambda: self.backend.delete(thread), False)
+        await self._sure("delete", thread_id, empty=not deleted)
+        self._floors.drop(key)
+        return bool(deleted)
+
+    async def on_vacuum(self, op: Vacuum) -> int:
+        return int(await self._call("vacuum", None, lambda: self.backend.vacuum(op.older_than_days), 0))  # type: ignore[arg-type]
+
+    async def on_copy_thread(self, op: CopyThread) -> bool:
+        """The backend's own copy, for a stack that stamps nothing (one that stamps copies by itself)."""
+        source, dest = (self._traits.thread_ids.encode(thread) for thread in op.threads)
+        return bool(
+            await self._call("copy_thread", op.source_thread_id, lambda: self.backend.copy_thread(source, dest))
+        )
+
+    # -- rows ----------------------------------------------------------------------------------------
+
+    async def on_search(self, op: Search) -> list[Row]:
+        rows = await self._call("search", None, lambda: self.backend.search(op.query, limit=op.limit))
+        return uniform_rows(rows, self._traits)[: op.limit]
+
+    async def on_query_by_metadata(self, op: QueryByMetadata) -> list[Row]:
+        rows = await self._call(
+            "query_by_metadata",
+            None,
+            lambda: self.backend.query_by_metadata(op.key, op.value, limit=op.limit),
+        )
+        return uniform_rows(rows, self._traits)[: op.limit]
+
+    async def on_get_metadata(self, op: GetMetadata) -> Row | None:
+        thread = self._traits.thread_ids.encode(op.thread_id)
+        name = None if op.checkpoint_id is None else self._traits.checkpoint_ids.encode(op.checkpoint_id)
+        found = await self._call("get_metadata", op.thread_id, lambda: self.backend.get_metadata(thread, name))
+        return metadata_row(found, op.thread_id, op.checkpoint_id, self._traits)
+
+    async def on_list_with_metadata(self, op: ListWithMetadata) -> list[Row]:
+        rows = await self._call("list_with_metadata", None, lambda: self.backend.list_with_metadata(limit=_MANY), [])
+        return sorted(uniform_rows(rows, self._traits), key=row_age, reverse=True)[: op.limit]
+
+    async def on_list_threads(self, op: ListThreads) -> list[str]:
+        if self._traits.thread_names is not None:
+            names = await self._call("list_threads", None, self._traits.thread_names)
+        else:
+            limit = op.limit if op.pattern == "*" else _MANY
+            names = await self._call("list_threads", None, lambda: self.backend.list_threads(limit=limit), [])
+        threads: list[str] = []
+        for name in names:
+            thread = await self._thread_behind(name) if is_hashed(name) else self._traits.thread_ids.decode(name)
+            if thread is not None and fnmatch.fnmatchcase(thread, op.pattern):
+                threads.append(thread)
+                if len(threads) == op.limit:
+                    break
+        return threads
+
+    async def _thread_behind(self, name: str) -> str | None:
+        """The id of a thread whose name is a hash, from the envelope of one of its checkpoints."""
+        state = await self._call("list_threads", None, lambda: self.backend.load(name))
+        envelope = None if state is None else Envelope.read(state.metadata)
+        return None if envelope is None else envelope.thread
+
+    # -- life ----------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Wait a little for calls whose callers have left, then close the backend."""
+        left = await self._lanes.settle(self._settle_timeout)
+        if left:
+            logger.warning("%s: closed with %d calls still running", self.name, left)
+        self._gates.drop()
+        await self.backend.close()
+
+    def __repr__(self) -> str:
+        kind = type(self.backend)
+        if self._traits.row_ids == "joined":
+            return f"{kind.__name__}({type(getattr(self.backend, '_backend', None)).__name__}(...))"
+        if self._traits.shown:
+            shown = (f"{name}={str(getattr(self.backend, name))!r}" for name in self._traits.shown)
+            return f"{kind.__name__}({', '.join(shown)})"
+        return _CREDENTIALS.sub(r"\1***@", repr(self.backend))
+
+
+assert MOST > _MANY

@@ -1,0 +1,72 @@
+"""The base of every layer and store that stamps saves: the save is *frozen* once, at the outermost of them.
+
+Freezing encodes the state, settles what the backend's own normaliser would change, issues the stamp and fixes
+the id. Everything below handles the same immutable :class:`Checkpoint`.
+"""
+
+from __future__ import annotations
+
+from locus.core.state import AgentState
+from locus.memory.checkpointer import BaseCheckpointer
+
+from locus_tiered.core.checkpoint import Body, Checkpoint, plain_metadata
+from locus_tiered.core.clock import SYSTEM, Clock
+from locus_tiered.core.layer import DispatchingLayer
+from locus_tiered.core.operations import Head, Save
+from locus_tiered.core.stamp import StampClock, is_stamp
+
+__all__ = ["OrderingLayer"]
+
+
+class OrderingLayer(DispatchingLayer, base=True):
+    """A layer that brings its own order of saves."""
+
+    orders = True
+
+    def __init__(
+        self, inner: BaseCheckpointer | None = None, *, name: str | None = None, clock: Clock = SYSTEM
+    ) -> None:
+        super().__init__(inner, name=name)
+        self._clock = clock
+        self._stamps = StampClock(clock)
+
+    def _scoped(self, thread_id: str) -> str:
+        """The thread's key in everything that this process keeps: tenants of one backend never meet in it."""
+        partition = self.traits.partition
+        tenant = None if partition is None else partition(thread_id)
+        if tenant is not None:
+            return f"\x1f{len(tenant)}\x1f{tenant}{thread_id}"
+        return f"\x1f0\x1f{thread_id}" if thread_id.startswith("\x1f") else thread_id
+
+    async def freeze(self, operation: Save) -> Save:
+        if operation.checkpoint is not None:
+            return operation
+        thread_id, state = operation.thread_id, operation.state
+        metadata = plain_metadata(operation.metadata)
+        normalise = self.traits.normalise
+        if normalise is not None and isinstance(state, AgentState):
+            state = normalise(state)
+        body = await Body.of(state)
+        wanted = operation.checkpoint_id
+        key = await self._look(thread_id)
+        if wanted is not None and is_stamp(wanted) and self._stamps.adopt(key, wanted):
+            stamp = wanted  # a stack further out stamped it
+        else:
+            stamp = self._stamps.issue(key)
+        checkpoint = Checkpoint(thread_id, wanted or stamp, stamp, metadata, body)
+        return Save(thread_id, None, checkpoint.id, None, checkpoint, operation.iteration)
+
+    async def _look(self, thread_id: str) -> str:
+        """Know the thread's newest stamp before the first one is issued in it; answers the thread's key."""
+        key = self._scoped(thread_id)
+        if not self._stamps.has_seen(key):
+            head = await self.handle(Head(thread_id))
+            self._stamps.observe(key, None if head is None else head.stamp)
+        return key
+
+    def _restamped(self, checkpoint: Checkpoint, thread_id: str, key: str) -> Checkpoint:
+        """The checkpoint as the newest of another thread; keeps its stamp where that already is greater."""
+        stamp = checkpoint.stamp
+        if stamp is None or not self._stamps.adopt(key, stamp):
+            stamp = self._stamps.issue(key)
+        return checkpoint.moved(thread_id=thread_id, stamp=stamp)

@@ -1,0 +1,147 @@
+"""The order of a thread's checkpoints in a backend whose own order is only a hint (law 2).
+
+A backend lists ids. Where an id is a stamp, it is its own place in the order; the others' places are in their
+envelopes. Generated ids are hardly ever saved twice, so what was read of one is remembered; when one *is* saved
+again, a marker beside it says so, and its envelope is read every time, as is that of every name that a person
+chose. So a thread of an agent is put in order from one list, without loading anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable, Iterable
+from dataclasses import dataclass
+from threading import Lock
+
+from cachetools import LRUCache, TTLCache
+
+from locus_tiered.core.checkpoint import Entry
+from locus_tiered.core.clock import Clock
+from locus_tiered.core.ids import IdRule, marked_name
+from locus_tiered.core.stamp import is_stamp, looks_random
+
+__all__ = ["Ranking", "ReadEntry"]
+
+ReadEntry = Callable[[str], Awaitable[Entry | None]]
+"""Reads the envelope of the checkpoint kept under a name; ``None`` when there is no such checkpoint."""
+
+_AT_ONCE = 8  # envelopes read side by side
+_GHOST_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    name: str
+    id: str | None
+    again: bool
+    place: int
+
+
+class Ranking:
+    """What one leaf has learned of the order of ids. Safe to use from several threads."""
+
+    def __init__(self, clock: Clock, *, arrival_hint: bool, remember: int = 100_000) -> None:
+        self._arrival_hint = arrival_hint
+        self._known: LRUCache[tuple[Hashable, str], str | None] = LRUCache(remember)
+        self._ghosts: TTLCache[tuple[Hashable, str], bool] = TTLCache(4096, _GHOST_SECONDS, clock.monotonic)
+        self._again: LRUCache[tuple[Hashable, str], bool] = LRUCache(4096)
+        self._lock = Lock()
+
+    def learn(self, thread: Hashable, entry: Entry) -> None:
+        """Note where a checkpoint stands: this process saved it or read its envelope."""
+        with self._lock:
+            self._ghosts.pop((thread, entry.id), None)
+            if looks_random(entry.id) and not is_stamp(entry.id):
+                self._known[thread, entry.id] = entry.stamp
+
+    def forget(self, thread: Hashable, checkpoint_id: str) -> None:
+        """Note that a checkpoint was deleted."""
+        with self._lock:
+            self._known.pop((thread, checkpoint_id), None)
+
+    def miss(self, thread: Hashable, checkpoint_id: str) -> None:
+        """Note that a generated id does not load: an index that outlives its checkpoints may still list it."""
+        if looks_random(checkpoint_id):
+            with self._lock:
+                self._ghosts[thread, checkpoint_id] = True
+
+    def saved_again(self, thread: Hashable, checkpoint_id: str) -> bool:
+        """Whether a marker for this id was seen or written."""
+        with self._lock:
+            return bool(self._again.get((thread, checkpoint_id), False))
+
+    def note_again(self, thread: Hashable, checkpoint_id: str) -> None:
+        """Note that a marker for this id was written."""
+        with self._lock:
+            self._again[thread, checkpoint_id] = True
+            self._known.pop((thread, checkpoint_id), None)
+
+    async def order(self, thread: Hashable, names: Iterable[str], read: ReadEntry) -> list[Entry]:
+        """The entries behind ``names`` (as the backend lists them), newest first.
+
+        Checkpoints without a stamp come below all others, in the backend's order.
+        """
+        found = self._named(thread, names)
+        newest = max((n.id for n in found if n.id is not None and is_stamp(n.id)), default=None)
+        newest_place = next((n.place for n in found if n.id == newest), -1)
+        placed: list[tuple[_Named, Entry]] = []
+        unread: list[_Named] = []
+        for named in found:
+            entry = self._placed(thread, named, newest_place)
+            if entry is None:
+                unread.append(named)
+            else:
+                placed.append((named, entry))
+        for start in range(0, len(unread), _AT_ONCE):
+            batch = unread[start : start + _AT_ONCE]
+            for named, read_entry in zip(batch, await asyncio.gather(*(read(n.name) for n in batch)), strict=True):
+                if read_entry is not None:
+                    placed.append((named, read_entry))
+                    if not named.again:
+                        self.learn(thread, read_entry)
+        stamped = [(entry.stamp, entry) for _, entry in placed if entry.stamp is not None]
+        stamped.sort(key=lambda pair: pair[0], reverse=True)
+        plain = sorted((named.place, entry) for named, entry in placed if entry.stamp is None)
+        return _once([entry for _, entry in stamped] + [entry for _, entry in plain])
+
+    def _named(self, thread: Hashable, names: Iterable[str]) -> list[_Named]:
+        listed = list(names)
+        again = {marked for name in listed if (marked := marked_name(name)) is not None}
+        found = []
+        with self._lock:
+            for place, name in enumerate(listed):
+                if marked_name(name) is not None:
+                    continue
+                checkpoint_id = IdRule.decode(name)
+                if checkpoint_id is not None:
+                    if (thread, checkpoint_id) in self._ghosts:
+                        continue
+                    if name in again:
+                        self._again[thread, checkpoint_id] = True
+                found.append(_Named(name, checkpoint_id, name in again, place))
+        return found
+
+    def _placed(self, thread: Hashable, named: _Named, newest_place: int) -> Entry | None:
+        """Its entry where that is known without reading."""
+        if named.id is None or named.again:
+            return None
+        if is_stamp(named.id):
+            # A backend that prunes keeps no markers, but its own order is that of arrival: what it lists above
+            # the greatest stamp may have been saved again.
+            doubtful = self._arrival_hint and named.place < newest_place
+            return None if doubtful else Entry(named.id, named.id)
+        with self._lock:
+            if looks_random(named.id) and (thread, named.id) in self._known:
+                return Entry(named.id, self._known[thread, named.id])
+        return None
+
+
+def _once(entries: list[Entry]) -> list[Entry]:
+    """Each id once, at its newest place."""
+    seen: set[str] = set()
+    result = []
+    for entry in entries:
+        if entry.id not in seen:
+            seen.add(entry.id)
+            result.append(entry)
+    return result

@@ -1,0 +1,76 @@
+"""The rows of the listing operations, in one shape whatever the backend answers.
+
+``thread_id``, ``checkpoint_id`` and ``metadata`` (the caller's own), beside whatever else the backend knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from locus_tiered.core.envelope import KEY, Envelope, user_metadata
+from locus_tiered.core.ids import IdRule, marked_name
+from locus_tiered.core.operations import Row
+from locus_tiered.core.traits import Traits
+
+__all__ = ["metadata_row", "row_age", "uniform_rows"]
+
+_INTERNAL = ("latest", "_checkpoints")  # what the SDK's key-value adapter keeps beside the checkpoints
+
+
+def uniform_rows(rows: Iterable[Any], traits: Traits) -> list[Row]:
+    """Rows with the ids of the stack's users; what is no checkpoint is left out."""
+    return [row for row in (_uniform(row, traits) for row in rows if isinstance(row, dict)) if row is not None]
+
+
+def _uniform(found: dict[str, Any], traits: Traits) -> Row | None:
+    row = dict(found)
+    thread, checkpoint = row.get("thread_id"), row.get("checkpoint_id")
+    if traits.row_ids == "joined" and isinstance(thread, str):
+        thread, _, checkpoint = thread.rpartition(":")
+        if checkpoint in _INTERNAL:
+            return None
+    if not isinstance(thread, str):
+        return row
+    data = row.get("data")
+    metadata = row.get("metadata")
+    if metadata is None and isinstance(data, dict):
+        metadata = data.get("_metadata")
+    envelope = Envelope.read(metadata)
+    if isinstance(data, dict) and isinstance(data.get("metadata"), dict) and KEY in data["metadata"]:
+        row["data"] = {**data, "metadata": user_metadata(data["metadata"])}
+    if isinstance(checkpoint, str):
+        if marked_name(checkpoint) is not None:
+            return None
+        checkpoint = envelope.id if envelope else (IdRule.decode(checkpoint) or checkpoint)
+        row["checkpoint_id"] = checkpoint
+    row["thread_id"] = envelope.thread if envelope else (IdRule.decode(thread) or thread)
+    if isinstance(metadata, dict):
+        row["metadata"] = user_metadata(metadata)
+    if envelope:
+        row["stamp"] = envelope.stamp
+    return row
+
+
+def metadata_row(found: Any, thread_id: str, checkpoint_id: str | None, traits: Traits) -> Row | None:
+    """What ``get_metadata`` answered, as a row."""
+    if not isinstance(found, dict):
+        return None
+    bare = traits.bare_metadata or not isinstance(found.get("metadata"), dict)
+    metadata = found if bare else found["metadata"]
+    envelope = Envelope.read(metadata)
+    known = checkpoint_id if checkpoint_id is not None else (envelope.id if envelope else None)
+    if known is None and not bare and isinstance(found.get("checkpoint_id"), str):
+        known = IdRule.decode(found["checkpoint_id"])
+    row = {} if bare else {key: value for key, value in found.items() if key not in ("metadata", "thread_id")}
+    row |= {"thread_id": thread_id, "checkpoint_id": known, "metadata": user_metadata(metadata)}
+    if envelope:
+        row["stamp"] = envelope.stamp
+    return row
+
+
+def row_age(row: Row) -> tuple[bool, str, str]:
+    """A sort key: stamped rows by stamp, above the others, which go by the backend's own times."""
+    stamp = row.get("stamp")
+    when = row.get("created_at") or row.get("updated_at") or ""
+    return (isinstance(stamp, str), str(stamp or ""), str(when))

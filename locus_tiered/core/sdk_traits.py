@@ -1,0 +1,201 @@
+"""The traits of the checkpointers that come with the Locus SDK (3.0), by the names of their classes.
+
+By name, so that no driver is imported. Each line is a fact that was observed against the real thing; the
+contract kit (``docs/sdk-conformance.md``) finds them again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from locus.memory.checkpointer import BaseCheckpointer
+
+from locus_tiered.core.ids import IdRule, has_surrogates, plain_text
+from locus_tiered.core.traits import Traits
+
+__all__ = ["traits_of"]
+
+_OBJECT_NAME = re.compile(r"[A-Za-z0-9 !$&'()*+,\-.:;=@_~]+")
+
+
+def _object_name(text: str) -> bool:
+    """A path segment that object stores keep: no slash, nothing that a URL or a file system treats specially."""
+    if text in (".", "..") or text != text.strip():
+        return False
+    return all(character.isascii() is False and character.isalnum() for character in text) or bool(
+        _OBJECT_NAME.fullmatch(text)
+    )
+
+
+def _memory(_: Any) -> Traits:
+    return Traits(shares_values=True)
+
+
+def _file(backend: Any) -> Traits:
+    def word(text: str) -> bool:
+        return not has_surrogates(text) and all(c.isalnum() or c in "-_" for c in text)
+
+    base = Path(backend.base_dir)
+    seen = False
+
+    async def probe() -> bool:
+        # A directory that was there and is gone is a lost mount, not an empty store.
+        nonlocal seen
+        there = base.is_dir()
+        seen = seen or there
+        return there or not seen
+
+    return Traits(
+        thread_ids=IdRule(word, 200),
+        checkpoint_ids=IdRule(word, 200),
+        prunes=backend.max_checkpoints_per_thread is not None,
+        none_is_unknown=True,
+        probe=probe,
+        one_at_a_time=True,
+        shown=("base_dir",),
+    )
+
+
+def _http(backend: Any) -> Traits:
+    def segment(text: str) -> bool:
+        return plain_text(text) and "/" not in text and "\\" not in text and text not in (".", "..")
+
+    async def probe() -> bool:
+        # Any answer below 500 comes from a server that lives, even one without a /health page.
+        client = await backend._get_client()
+        try:
+            response = await client.get("/health")
+        except Exception:  # noqa: BLE001 - whatever the transport raises means: not reached
+            return False
+        return bool(response.status_code < 500)
+
+    return Traits(
+        thread_ids=IdRule(segment, 200),
+        checkpoint_ids=IdRule(segment, 200),
+        none_is_unknown=True,
+        probe=probe,
+    )
+
+
+def _s3(backend: Any) -> Traits:
+    def absent(error: Exception) -> bool:
+        # The first save makes the bucket; one that vanished later is an outage.
+        response = getattr(error, "response", None)
+        code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
+        return code == "NoSuchBucket" and backend._create_bucket and not backend._initialized
+
+    return replace(_objects(backend), absent=absent)
+
+
+def _objects(_: Any) -> Traits:
+    def checkpoint(text: str) -> bool:
+        return _object_name(text) and not text.endswith(".meta")
+
+    return Traits(
+        thread_ids=IdRule(_object_name, 200),
+        checkpoint_ids=IdRule(checkpoint, 200),
+        reads_metadata=True,
+        bare_metadata=True,
+        shown=("bucket", "prefix"),
+    )
+
+
+def _oci(backend: Any) -> Traits:
+    # Lists the first 1000 objects of a thread, two per checkpoint, in the order of their names.
+    return replace(_objects(backend), lists_at_most=490, bare_metadata=False, shown=())
+
+
+def _pg(backend: Any) -> Traits:
+    def tenant(thread_id: str) -> str | None:
+        found: str = backend.tenant_for(thread_id)
+        return None if found == backend._tenant else found
+
+    return Traits(
+        # A B-tree row of Postgres holds 2704 bytes.
+        thread_ids=IdRule(plain_text, 800),
+        checkpoint_ids=IdRule(plain_text, 800),
+        prunes=backend.keep_checkpoints is not None,
+        reads_metadata=True,
+        normalise=backend.prepare,
+        digest_leaves_out=("messages",),  # retention and purge_messages() rewrite them
+        partition=tenant,
+        first_call_alone=True,
+    )
+
+
+def _adapter(backend: Any) -> Traits:
+    storage = backend._backend
+    kind = type(storage).__name__
+    wildcard = "%" if kind in ("PostgreSQLBackend", "MySQLBackend", "OracleBackend") else "*"
+
+    def checkpoint(text: str) -> bool:
+        return plain_text(text) and ":" not in text
+
+    async def thread_names() -> list[str]:
+        keys = await backend.list_threads(limit=1_000_000, pattern=f"{wildcard}:_checkpoints")
+        suffix = ":_checkpoints"
+        return [key[: -len(suffix)] for key in keys if key.endswith(suffix)]
+
+    masks = {}
+    config = getattr(storage, "config", None)
+    if getattr(config, "ttl_seconds", None) is None:
+        masks["ttl"] = "no ttl_seconds is set"
+    if kind == "OpenSearchBackend":
+        masks["list_with_metadata"] = "its rows are not checkpoints"
+
+    async def ping() -> bool:
+        return bool(await (await storage._get_client()).ping())
+
+    swallows = kind == "OpenSearchBackend"
+    return Traits(
+        thread_ids=IdRule(plain_text, 160),
+        checkpoint_ids=IdRule(checkpoint, 90, ("latest", "_checkpoints")),
+        loses_index_rows=True,
+        reads_metadata=kind == "RedisBackend",
+        none_is_unknown=swallows,
+        probe=ping if swallows else None,
+        first_call_alone=True,
+        masks=masks,
+        thread_names=thread_names,
+        row_ids="joined",
+        deletes_at_most=1000,
+    )
+
+
+def _retained(backend: Any) -> Traits:
+    inner = traits_of(backend.inner)
+
+    def normalise(state: Any) -> Any:
+        state = backend.retain(state)
+        return state if inner.normalise is None else inner.normalise(state)
+
+    # It does not pass get_metadata on.
+    return replace(inner, normalise=normalise, digest_leaves_out=("messages",), reads_metadata=False)
+
+
+_SDK: dict[str, Callable[[Any], Traits]] = {
+    "locus.memory.backends.memory.MemoryCheckpointer": _memory,
+    "locus.memory.backends.file.FileCheckpointer": _file,
+    "locus.memory.backends.http.HTTPCheckpointer": _http,
+    "locus.memory.backends.s3.S3Backend": _s3,
+    "locus.memory.backends.oci_bucket.OCIBucketBackend": _oci,
+    "locus.memory.backends.pg_checkpointer.PgCheckpointer": _pg,
+    "locus.memory.backends.adapters.StorageBackendAdapter": _adapter,
+    "locus.memory.retention.RetainedCheckpointer": _retained,
+}
+
+
+def traits_of(backend: BaseCheckpointer) -> Traits:
+    """What ``backend`` declares (``locus_tiered_traits``), or what is known of its class or a base of it."""
+    declared = getattr(backend, "locus_tiered_traits", None)
+    if isinstance(declared, Traits):
+        return declared
+    for kind in type(backend).__mro__:
+        known = _SDK.get(f"{kind.__module__}.{kind.__qualname__}")
+        if known is not None:
+            return known(backend)
+    return Traits()

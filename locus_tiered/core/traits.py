@@ -1,0 +1,79 @@
+"""What is peculiar about a backend, declared in one place.
+
+The SDK's checkpointers differ in what they do with ids, with the order of saves, with an outage. A ``Leaf``
+asks the backend's :class:`Traits` instead of guessing. Those of the SDK's own backends are in
+``core/sdk_traits.py``; a user's backend that keeps the contract needs none, and declares others as::
+
+    class MyBackend(BaseCheckpointer):
+        locus_tiered_traits = Traits(thread_ids=IdRule(most=200))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from locus_tiered.core.ids import ANY, IdRule
+
+__all__ = ["Traits"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """Declared peculiarities of one backend; the defaults are those of a backend that keeps the contract."""
+
+    # ids
+    thread_ids: IdRule = ANY
+    """The thread ids that it keeps faithfully."""
+    checkpoint_ids: IdRule = ANY
+    """The checkpoint ids that it keeps faithfully."""
+
+    # order
+    prunes: bool = False
+    """It may delete a thread's older checkpoints by itself, in the order in which writes arrived."""
+    lists_at_most: int | None = None
+    """It lists no more ids of a thread than this, and not surely the newest."""
+    loses_index_rows: bool = False
+    """Two processes that save to one thread may each drop the other's id from the list."""
+    reads_metadata: bool = False
+    """``get_metadata`` answers without transferring the state."""
+
+    # outage
+    none_is_unknown: bool = False
+    """``None``, ``[]`` or ``False`` may also mean that the backend could not be reached."""
+    probe: Callable[[], Awaitable[bool]] | None = None
+    """Decides such a case: ``True`` when the backend can be reached."""
+
+    absent: Callable[[Exception], bool] | None = None
+    """Whether an error only means that nothing was ever saved there (a bucket that the first save makes)."""
+
+    # values
+    shares_values: bool = False
+    """What it loads shares nested values with what it stores."""
+    normalise: Callable[[Any], Any] | None = None
+    """What it does to a state before storing it; done by the stack first, so that all tiers hold the same."""
+    digest_leaves_out: Collection[str] = ()
+    """State fields that it may rewrite by itself later."""
+    partition: Callable[[str], str | None] | None = None
+    """Which tenant a call on this thread belongs to, in the caller's context; ``None`` for the usual one."""
+
+    # event loops
+    first_call_alone: bool = False
+    """The first call in an event loop must not run beside others (lazy pools, ``CREATE TABLE``)."""
+    one_at_a_time: bool = False
+    """It holds a lock across awaits that a second event loop could not take; calls go one by one."""
+
+    # answers
+    masks: Mapping[str, str] = field(default_factory=dict)
+    """Capability flags that it declares without having them, with the reason."""
+    thread_names: Callable[[], Awaitable[list[str]]] | None = None
+    """Lists the names of all threads where ``list_threads`` answers something else."""
+    row_ids: Literal["columns", "joined"] = "columns"
+    """Rows name thread and checkpoint in columns, or joined as ``thread:checkpoint``."""
+    bare_metadata: bool = False
+    """``get_metadata`` answers the caller's metadata itself, not a row that holds it."""
+    deletes_at_most: int | None = None
+    """Deleting a thread removes no more checkpoints than this."""
+    shown: tuple[str, ...] = ()
+    """Attributes that its ``repr`` may show (never a secret)."""

@@ -1,0 +1,526 @@
+"""``CachedCheckpointer``: a near tier in front of a checkpointer, coherent with it.
+
+What it promises (``near`` holds copies, ``inner`` holds the truth):
+
+* a save is acknowledged when ``inner`` has it; then it is put into ``near``. If that fails, the save succeeds,
+  and ``near`` is not asked about the thread again until it was mended (law 6);
+* the newest checkpoint is what ``inner`` says it is (``latest="validate"``: one small question, the body comes
+  from ``near`` when it has it), or what this process knows (``"exclusive"``, or a number of seconds);
+* ``None`` means that ``inner`` said so; there is no negative caching (law 7);
+* a fill that raced a change of its thread is dropped (law 4); concurrent loads of one checkpoint are one load;
+* what ``near`` held before this process started is compared with ``inner`` before it is believed by id.
+
+It does not promise to notice that another process deleted a checkpoint which this one asks for by id, nor, with
+``"exclusive"``, that another process saved.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from locus.memory.checkpointer import BaseCheckpointer
+
+from locus_tiered.core.checkpoint import Checkpoint, Entry
+from locus_tiered.core.clock import SYSTEM, Clock
+from locus_tiered.core.errors import BackendError, CheckpointTooLarge, StackConfigError, StaleRead, shorten
+from locus_tiered.core.lanes import Lanes
+from locus_tiered.core.layer import MOST, Layer, as_layer, construction
+from locus_tiered.core.operations import (
+    CopyThread,
+    Delete,
+    Exists,
+    GetMetadata,
+    Head,
+    ListCheckpoints,
+    Load,
+    Operation,
+    Row,
+    Save,
+    Vacuum,
+)
+from locus_tiered.core.ordering import OrderingLayer
+from locus_tiered.core.signals import emit
+from locus_tiered.layers.flights import Flights
+from locus_tiered.layers.view import Unknown, View, Views
+from locus_tiered.stores.memory import BoundedMemoryCheckpointer
+
+__all__ = ["CacheStats", "CachedCheckpointer", "Latest", "OnOutage"]
+
+logger = logging.getLogger(__name__)
+
+Latest = Literal["validate", "exclusive"] | float
+OnOutage = Literal["raise", "stale"]
+
+R = TypeVar("R")
+
+_TRIES = 8  # a thread that changes faster than this between two questions is in trouble
+_SETTLE_SECONDS = 10.0
+
+
+@dataclass(slots=True)
+class CacheStats:
+    """What a cache has done, in numbers that only grow."""
+
+    hits: int = 0
+    """Answers whose body came from the near tier."""
+    misses: int = 0
+    """Answers whose body came from below."""
+    fills: int = 0
+    """Checkpoints put into the near tier because they were loaded."""
+    dropped_fills: int = 0
+    """Fills given up because the thread changed meanwhile."""
+    near_failures: int = 0
+    """Calls that the near tier failed; its thread is distrusted until mended."""
+    mended: int = 0
+    """Threads that are trusted again."""
+    too_large: int = 0
+    """Checkpoints larger than the near tier's whole budget."""
+    stale: int = 0
+    """Answers given from the near tier while the truth could not be reached (``on_outage="stale"``)."""
+
+
+class _NearFailed(Exception):
+    """The near tier failed a call; it was logged, counted, and its thread is distrusted."""
+
+
+def check_latest(latest: object) -> Latest:
+    """``latest=`` as given by a user, or :class:`StackConfigError`."""
+    if latest in ("validate", "exclusive"):
+        return latest
+    if isinstance(latest, int | float) and not isinstance(latest, bool) and latest >= 0:
+        return float(latest)
+    raise StackConfigError(
+        f"latest={shorten(latest)} is not a way to read the newest checkpoint",
+        hint='write "validate", "exclusive", or the seconds of staleness that you allow',
+    )
+
+
+class CachedCheckpointer(OrderingLayer):
+    """A near tier in front of one checkpointer.
+
+    Args:
+        inner: Who holds the truth.
+        near: Who holds copies; by default a ``BoundedMemoryCheckpointer`` of 256 MiB.
+        latest: ``"validate"`` asks ``inner`` for its head and transfers the body only when it changed;
+            ``"exclusive"`` trusts what this process knows (it must be the thread's only writer); a number
+            trusts that for so many seconds.
+        on_outage: When ``inner`` cannot be reached: ``"raise"``, or ``"stale"`` to answer with what is known
+            and say so (log, signal, ``stats.stale``).
+
+    A cancelled save or delete goes on to its end in the background, near tier included.
+    """
+
+    def __init__(
+        self,
+        inner: BaseCheckpointer,
+        *,
+        near: BaseCheckpointer | None = None,
+        latest: Latest = "validate",
+        on_outage: OnOutage = "raise",
+        name: str | None = None,
+        clock: Clock = SYSTEM,
+    ) -> None:
+        super().__init__(inner, name=name, clock=clock)
+        if on_outage not in ("raise", "stale"):
+            raise StackConfigError(f"on_outage={shorten(on_outage)}", hint='write "raise" or "stale"')
+        self._default_near = near is None
+        self.near: Layer = as_layer(BoundedMemoryCheckpointer() if near is None else near, type(self).__name__)
+        self.latest = check_latest(latest)
+        self.on_outage = on_outage
+        self.stats = CacheStats()
+        self._views = Views()
+        self._lanes = Lanes()
+        self._flights: Flights[Checkpoint | None] = Flights()
+        # A memory store that is empty now holds only what this layer puts into it.
+        self._born_empty = isinstance(self.near, BoundedMemoryCheckpointer) and self.near.is_empty
+
+    def members(self) -> tuple[Layer, ...]:
+        return (self.near, self.inner)
+
+    # -- changing: below first, then near ------------------------------------------------------------
+
+    async def on_save(self, op: Save) -> str:
+        if op.checkpoint is None:
+            op = await self.freeze(op)
+        checkpoint = op.checkpoint
+        assert checkpoint is not None
+        key = self._scoped(op.thread_id)
+        view = self._views.of(key)
+
+        async def save() -> str:
+            view.move()
+            try:
+                saved = await self.inner.handle(op)
+                self._stamps.observe(key, checkpoint.stamp)
+                await self._put_near(view, key, checkpoint)
+                self._advance(view, checkpoint.entry)
+            except BaseException:
+                self._unsettle(view)
+                raise
+            finally:
+                view.move()
+            return saved
+
+        return await self._lanes.change(key, save)
+
+    async def on_delete(self, op: Delete) -> bool:
+        key = self._scoped(op.thread_id)
+        view = self._views.of(key)
+
+        async def delete() -> bool:
+            view.move()
+            try:
+                deleted = await self.inner.handle(op)
+                await self._drop_near(view, key, op.checkpoint_id)
+                if op.checkpoint_id is None:
+                    view.know_head(None, self._clock.monotonic())
+                elif isinstance(view.head, Entry) and view.head.id == op.checkpoint_id:
+                    view.head = Unknown()
+            except BaseException:
+                self._unsettle(view)
+                raise
+            finally:
+                view.move()
+            return deleted
+
+        return await self._lanes.change(key, delete)
+
+    async def on_vacuum(self, op: Vacuum) -> int:
+        try:
+            return await self.inner.handle(op)
+        finally:
+            # It may have touched any thread: nothing that the near tier holds is believed unseen.
+            self._born_empty = False
+            self._views.forget()
+
+    async def on_copy_thread(self, op: CopyThread) -> bool:
+        """Load, stamp anew and save, oldest first: a backend's own copy would carry the source's envelopes.
+
+        Not atomic: when it fails half-way, what was copied stays.
+        """
+        source = ListCheckpoints(op.source_thread_id, MOST, ordered=True)
+        entries = await self.inner.handle(source)
+        key = await self._look(op.dest_thread_id)
+        copied = False
+        for entry in reversed(entries):
+            found = await self.handle(Load(op.source_thread_id, entry.id))
+            if found is not None:
+                checkpoint = self._restamped(found, op.dest_thread_id, key)
+                await self.handle(Save(op.dest_thread_id, None, checkpoint.id, None, checkpoint))
+                copied = True
+        return copied
+
+    def _advance(self, view: View, entry: Entry) -> None:
+        """The thread's newest after a save: this one, unless a newer one is known."""
+        head = view.head
+        if isinstance(head, Unknown):
+            return
+        if head is None or (head.stamp or "") <= (entry.stamp or ""):
+            view.know_head(entry, self._clock.monotonic())
+
+    @staticmethod
+    def _unsettle(view: View) -> None:
+        """Nobody knows whether a change took effect: ask for the head, and do not believe the near tier."""
+        view.head = Unknown()
+        view.distrusted = True
+
+    # -- reading -------------------------------------------------------------------------------------
+
+    async def on_load(self, op: Load) -> Checkpoint | None:
+        key = self._scoped(op.thread_id)
+        view = self._views.of(key)
+        if op.checkpoint_id is None:
+            if self._head_is_known(view):
+                head = view.head
+                if head is None:
+                    return None
+                assert isinstance(head, Entry)
+                found = await self._near_exactly(view, key, op.thread_id, head)
+                if found is not None:
+                    return found
+            return await self._flights.join((key, None, view.generation), lambda: self._newest(op.thread_id, key))
+        found = await self._near_by_id(view, key, op)
+        if found is not None:
+            return found
+        flight = (key, op.checkpoint_id, op.stamp, view.generation)
+        return await self._flights.join(flight, lambda: self._from_below(view, key, op))
+
+    async def on_head(self, op: Head) -> Entry | None:
+        key = self._scoped(op.thread_id)
+        view = self._views.of(key)
+        if self._head_is_known(view):
+            assert not isinstance(view.head, Unknown)
+            return view.head
+        return await self._ask_head(view, key, op.thread_id)
+
+    async def on_list_checkpoints(self, op: ListCheckpoints) -> list[Entry]:
+        ordered = ListCheckpoints(op.thread_id, op.limit, ordered=True)
+        try:
+            return await self.inner.handle(ordered)
+        except BackendError as error:
+            if self.on_outage != "stale":
+                raise
+            key = self._scoped(op.thread_id)
+            listed = await self.near.handle(ListCheckpoints(key, op.limit, ordered=True))
+            if not listed:
+                raise
+            self._say_stale(op.thread_id, error)
+            return listed
+
+    async def on_exists(self, op: Exists) -> bool:
+        if op.checkpoint_id is None:
+            return await self.on_head(Head(op.thread_id)) is not None
+        key = self._scoped(op.thread_id)
+        if await self._near_by_id(self._views.of(key), key, Load(op.thread_id, op.checkpoint_id)) is not None:
+            return True
+        return await self.inner.handle(op)
+
+    async def on_get_metadata(self, op: GetMetadata) -> Row | None:
+        if op.checkpoint_id is not None:
+            return await self.inner.handle(op)
+        head = await self.on_head(Head(op.thread_id))
+        return None if head is None else await self.inner.handle(GetMetadata(op.thread_id, head.id))
+
+    # -- the newest ----------------------------------------------------------------------------------
+
+    def _head_is_known(self, view: View) -> bool:
+        """Whether ``latest=`` allows answering from what this process knows."""
+        if self.latest == "validate" or isinstance(view.head, Unknown):
+            return False
+        return self.latest == "exclusive" or self._clock.monotonic() - view.head_at <= float(self.latest)
+
+    async def _ask_head(self, view: View, key: str, thread_id: str) -> Entry | None:
+        generation = view.generation
+        try:
+            head = await self.inner.handle(Head(thread_id))
+        except (BackendError, StaleRead) as error:
+            if self.on_outage != "stale":
+                raise
+            return await self._stale_head(view, key, thread_id, error)
+        self._stamps.observe(key, None if head is None else head.stamp)
+        if self._views.current(key, view, generation):
+            view.know_head(head, self._clock.monotonic())
+        return head
+
+    async def _stale_head(self, view: View, key: str, thread_id: str, error: Exception) -> Entry | None:
+        """The newest that is known while the truth cannot be reached; raises when nothing is."""
+        head = view.head
+        if isinstance(head, Unknown) and not view.distrusted:
+            head = await self.near.handle(Head(key))
+        if isinstance(head, Unknown) or head is None:
+            raise error
+        self._say_stale(thread_id, error)
+        return head
+
+    def _say_stale(self, thread_id: str, error: Exception) -> None:
+        self.stats.stale += 1
+        logger.warning("%s: thread %s is answered from the near tier: %s", self.name, shorten(thread_id), error)
+        emit("answer.stale", self.name, thread_id, error=type(error).__name__)
+
+    async def _newest(self, thread_id: str, key: str) -> Checkpoint | None:
+        for _ in range(_TRIES):
+            view = self._views.of(key)
+            head = await self._ask_head(view, key, thread_id)
+            if head is None:
+                return None
+            found = await self._near_exactly(view, key, thread_id, head)
+            if found is None:
+                found = await self._from_below(view, key, Load(thread_id, head.id, head.stamp))
+            if found is not None:
+                return found
+            view.head = Unknown()  # it went away between the two questions
+        raise BackendError(
+            f"{self.name}: the newest checkpoint of thread {shorten(thread_id)} was listed but could not be loaded, "
+            f"{_TRIES} times in a row; nothing was changed. Try again",
+            member=self.name,
+            operation="load",
+            temporary=True,
+        )
+
+    async def _from_below(self, view: View, key: str, op: Load) -> Checkpoint | None:
+        generation = view.generation
+        found = await self.inner.handle(op)
+        if found is not None:
+            self.stats.misses += 1
+            emit("cache.miss", self.name, op.thread_id)
+            await self._fill(view, key, generation, found)
+        return found
+
+    # -- the near tier -------------------------------------------------------------------------------
+
+    async def _near_exactly(self, view: View, key: str, thread_id: str, entry: Entry) -> Checkpoint | None:
+        """The near tier's copy of exactly this checkpoint; one without a stamp is never copied."""
+        if entry.stamp is None or not await self._trusted(view, key):
+            return None
+        return self._hit(await self._read_near(view, key, Load(thread_id, entry.id, entry.stamp)))
+
+    async def _near_by_id(self, view: View, key: str, op: Load) -> Checkpoint | None:
+        """The near tier's copy, if it may be believed about this id."""
+        if not await self._trusted(view, key):
+            return None
+        found = await self._read_near(view, key, op)
+        known = self._born_empty or view.verified or op.stamp is not None
+        if found is None or known or found.id in view.vouched:
+            return self._hit(found)
+        try:
+            if not await self._verify(view, key, op.thread_id):
+                return None
+        except BackendError as error:
+            if self.on_outage != "stale":
+                raise
+            self._say_stale(op.thread_id, error)
+            return self._hit(found)
+        return self._hit(await self._read_near(view, key, op))
+
+    async def _read_near(self, view: View, key: str, op: Load) -> Checkpoint | None:
+        try:
+            found = await self._ask_near(view, Load(key, op.checkpoint_id, op.stamp))
+        except _NearFailed:
+            return None
+        if found is None or key == op.thread_id:
+            return found
+        return found.moved(thread_id=op.thread_id)
+
+    def _hit(self, found: Checkpoint | None) -> Checkpoint | None:
+        if found is not None:
+            self.stats.hits += 1
+            emit("cache.hit", self.name, found.thread_id)
+        return found
+
+    async def _put_near(self, view: View, key: str, checkpoint: Checkpoint) -> bool:
+        """Copy a checkpoint into the near tier (in the thread's lane); a failure is remembered, not raised."""
+        if view.distrusted and not await self._mend(view, key):
+            return False
+        copy = checkpoint if key == checkpoint.thread_id else checkpoint.moved(thread_id=key)
+        try:
+            await self._ask_near(view, Save(key, None, copy.id, None, copy))
+        except CheckpointTooLarge:
+            self.stats.too_large += 1
+            emit("cache.too_large", self.name, checkpoint.thread_id)
+            await self._drop_near(view, key, copy.id)  # an older version must not stay
+            return False
+        except _NearFailed:
+            return False
+        view.vouch(copy.id)
+        return True
+
+    async def _drop_near(self, view: View, key: str, checkpoint_id: str | None) -> None:
+        try:
+            await self._ask_near(view, Delete(key, checkpoint_id))
+        except _NearFailed:
+            return
+        if checkpoint_id is None:
+            view.vouched.clear()
+            view.distrusted, view.verified = False, True
+        else:
+            view.vouched.discard(checkpoint_id)
+
+    async def _fill(self, view: View, key: str, generation: int, checkpoint: Checkpoint) -> None:
+        """Copy what was loaded into the near tier, unless the thread has changed since (law 4)."""
+        if checkpoint.stamp is None:
+            return
+        if self.near.ordering() is None and not self._is_head(view, checkpoint):
+            # A foreign near tier orders by arrival: an old checkpoint would become its newest (law 3).
+            return
+
+        async def fill() -> None:
+            if not self._views.current(key, view, generation):
+                self.stats.dropped_fills += 1
+                emit("cache.fill_dropped", self.name, checkpoint.thread_id)
+            elif await self._put_near(view, key, checkpoint):
+                self.stats.fills += 1
+
+        await self._lanes.change(key, fill)
+
+    @staticmethod
+    def _is_head(view: View, checkpoint: Checkpoint) -> bool:
+        return isinstance(view.head, Entry) and view.head == checkpoint.entry
+
+    # -- trust ---------------------------------------------------------------------------------------
+
+    async def _ask_near(self, view: View, operation: Operation[R]) -> R:
+        """One call on the near tier; whatever it raises, the tier has missed something of this thread."""
+        try:
+            return await self.near.handle(operation)
+        except CheckpointTooLarge:
+            raise
+        except Exception as error:
+            view.distrusted = True
+            view.vouched.clear()
+            self.stats.near_failures += 1
+            thread_id = operation.threads[0]
+            logger.warning(
+                "%s: near tier %s failed during %s of thread %s (%s); it is not asked about the thread until mended",
+                self.name,
+                self.near.name,
+                operation.name,
+                shorten(thread_id),
+                type(error).__name__,
+            )
+            emit("tier.failed", self.name, thread_id, tier=self.near.name, operation=operation.name)
+            raise _NearFailed from error
+
+    async def _trusted(self, view: View, key: str) -> bool:
+        """Whether the near tier may be asked about the thread; mends it first where that is needed."""
+        return not view.distrusted or await self._lanes.change(key, lambda: self._mend(view, key))
+
+    async def _mend(self, view: View, key: str) -> bool:
+        """Make the near tier believable about a thread again (in the thread's lane): drop what it holds of it."""
+        if not view.distrusted:
+            return True
+        try:
+            await self.near.handle(Delete(key))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the tier stays distrusted
+            logger.debug("%s: mending failed (%s)", self.name, type(error).__name__)
+            return False
+        view.vouched.clear()
+        view.distrusted, view.verified = False, True
+        self.stats.mended += 1
+        emit("tier.mended", self.name, None, tier=self.near.name)
+        return True
+
+    async def _verify(self, view: View, key: str, thread_id: str) -> bool:
+        """Compare what the near tier held before this process with the truth; drop what differs.
+
+        Trust is never stored, it is earned anew by every process: so a change that the near tier missed just
+        before a crash is found (law 6).
+        """
+        generation = view.generation
+        truth = {
+            entry.id: entry.stamp for entry in await self.inner.handle(ListCheckpoints(thread_id, MOST, ordered=True))
+        }
+
+        async def compare() -> bool:
+            if not self._views.current(key, view, generation):
+                return False
+            try:
+                for entry in await self._ask_near(view, ListCheckpoints(key, MOST, ordered=True)):
+                    if entry.id not in truth or truth[entry.id] != entry.stamp:
+                        await self._ask_near(view, Delete(key, entry.id))
+            except _NearFailed:
+                return False
+            view.verified = True
+            return True
+
+        return await self._lanes.change(key, compare)
+
+    # -- life ----------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """End what is in the air, wait for changes whose callers have left, close both tiers."""
+        await self._flights.cancel()
+        left = await self._lanes.settle(_SETTLE_SECONDS)
+        if left:
+            logger.warning("%s: closed with %d changes still running", self.name, left)
+        await super().close()
+
+    def __repr__(self) -> str:
+        return construction(
+            self,
+            self.inner,
+            near=None if self._default_near else self.near,
+            latest=None if self.latest == "validate" else self.latest,
+            on_outage=None if self.on_outage == "raise" else self.on_outage,
+        )

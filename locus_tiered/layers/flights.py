@@ -1,0 +1,67 @@
+"""Single flight: one load in the air per key, however many ask.
+
+The load runs in a task of its own, in the context of who asked first. A cancelled caller leaves alone; the load
+is cancelled when the last one has left. Keys carry the thread's generation, so nobody joins a flight that began
+before his own write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Hashable
+from typing import Any, Generic, TypeVar
+
+from locus_tiered.core.lanes import PerLoop
+
+__all__ = ["Flights"]
+
+T = TypeVar("T")
+
+
+class _Flight(Generic[T]):
+    __slots__ = ("passengers", "task")
+
+    def __init__(self, task: asyncio.Task[T]) -> None:
+        self.task = task
+        self.passengers = 0
+
+
+class Flights(Generic[T]):
+    """The loads of one cache that are in the air, per event loop."""
+
+    def __init__(self) -> None:
+        self._flights: PerLoop[dict[Hashable, _Flight[T]]] = PerLoop(dict)
+
+    async def join(self, key: Hashable, load: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The result of the flight for ``key``; takes off with ``load`` when there is none."""
+        flights = self._flights.get()
+        flight = flights.get(key)
+        if flight is None or flight.task.done():
+            flight = flights[key] = _Flight(asyncio.get_running_loop().create_task(load()))
+            flight.task.add_done_callback(lambda task: self._landed(flights, key, task))
+        flight.passengers += 1
+        try:
+            return await asyncio.shield(flight.task)
+        finally:
+            flight.passengers -= 1
+            if flight.passengers == 0 and not flight.task.done():
+                flight.task.cancel()
+                self._landed(flights, key, flight.task)
+
+    async def cancel(self) -> None:
+        """Cancel every flight of the running loop and wait until it has landed."""
+        flights = self._flights.get()
+        tasks = [flight.task for flight in flights.values()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.gather(*tasks, return_exceptions=True)
+        self._flights.drop()
+
+    @staticmethod
+    def _landed(flights: dict[Hashable, _Flight[T]], key: Hashable, task: asyncio.Task[T]) -> None:
+        flight = flights.get(key)
+        if flight is not None and flight.task is task:
+            del flights[key]
+        if task.done() and not task.cancelled():
+            task.exception()  # every passenger may have left

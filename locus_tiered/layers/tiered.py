@@ -1,0 +1,241 @@
+"""``TieredCheckpointer``: memory, then a directory, then an object store, as one checkpointer.
+
+The tiers are listed nearest first; the last one is *home*: it holds everything and its word is the truth. It is
+the rule of :class:`CachedCheckpointer`, folded: the first tier in front of (the second in front of (the third)).
+All promises are those of ``cached.py``; what this class adds is names, checks and ``copy_thread``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from locus.memory.checkpointer import BaseCheckpointer
+
+from locus_tiered.core.capabilities import SINGLE_DELETES, Explanation, Verdict
+from locus_tiered.core.checkpoint import Checkpoint, Entry
+from locus_tiered.core.clock import SYSTEM, Clock
+from locus_tiered.core.errors import StackConfigError, shorten
+from locus_tiered.core.layer import Layer, as_layer, construction, unusable
+from locus_tiered.core.leaf import Leaf
+from locus_tiered.core.operations import (
+    Delete,
+    Head,
+    ListCheckpoints,
+    ListThreads,
+    ListWithMetadata,
+    Load,
+    QueryByMetadata,
+    Row,
+    Save,
+    Vacuum,
+)
+from locus_tiered.layers.cached import CachedCheckpointer, Latest, OnOutage, check_latest
+from locus_tiered.stores.base import Store
+
+__all__ = ["Tier", "TieredCheckpointer"]
+
+Write = Literal["through", "behind"]
+Ack = Literal["far", "turn", "journal"]
+
+_SHORT = {
+    "BoundedMemoryCheckpointer": "memory",
+    "DirectoryCheckpointer": "directory",
+    "MemoryCheckpointer": "memory",
+    "FileCheckpointer": "file",
+    "HTTPCheckpointer": "http",
+    "S3Backend": "s3",
+    "OCIBucketBackend": "oci",
+    "PgCheckpointer": "pg",
+    "RedisBackend": "redis",
+    "PostgreSQLBackend": "postgresql",
+    "MySQLBackend": "mysql",
+    "OpenSearchBackend": "opensearch",
+    "OracleBackend": "oracle",
+}
+
+
+def short_name(checkpointer: object) -> str:
+    """What a tier is called when nobody says: ``s3``, ``memory``, or its class's name in lower case."""
+    while isinstance(checkpointer, Leaf):
+        checkpointer = checkpointer.backend
+    kind = type(checkpointer).__name__
+    if kind == "StorageBackendAdapter":
+        kind = type(getattr(checkpointer, "_backend", checkpointer)).__name__
+    if kind not in _SHORT and isinstance(checkpointer, Layer) and len(checkpointer.members()) == 1:
+        return short_name(checkpointer.inner)
+    return _SHORT.get(kind) or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", kind).lower()
+
+
+class Tier:
+    """One tier of a :class:`TieredCheckpointer`, with what is to be said about it.
+
+    Args:
+        checkpointer: Any checkpointer.
+        name: What errors, spans and ``explain()`` call it; by default ``s3``, ``directory``...
+        write: ``"through"``: a save is acknowledged when home has it. ``"behind"`` needs a journal.
+        ack: What acknowledges a save of a tier that is written behind.
+    """
+
+    def __init__(
+        self,
+        checkpointer: BaseCheckpointer,
+        *,
+        name: str | None = None,
+        write: Write = "through",
+        ack: Ack = "far",
+    ) -> None:
+        if isinstance(checkpointer, Tier):
+            raise StackConfigError("a Tier inside a Tier", hint="write Tier(checkpointer, ...) once")
+        if not isinstance(checkpointer, BaseCheckpointer):
+            raise unusable(checkpointer, "Tier")
+        if name is not None and (not isinstance(name, str) or not name):
+            raise StackConfigError(f"Tier name={shorten(name)} is not a name", hint="pass a non-empty string")
+        if write not in ("through", "behind"):
+            raise StackConfigError(f"Tier write={shorten(write)}", hint='write "through"')
+        if ack not in ("far", "turn", "journal"):
+            raise StackConfigError(f"Tier ack={shorten(ack)}", hint='write "far"')
+        if write == "behind":
+            raise StackConfigError(
+                'write="behind" needs WriteBehindCheckpointer, which this version does not have',
+                hint='write "through"',
+            )
+        if ack != "far":
+            raise StackConfigError(f'ack={ack!r} is for write="behind"', hint="leave it out")
+        self.checkpointer = checkpointer
+        self.name = name
+        self.write: Write = write
+        self.ack: Ack = ack
+
+    def __repr__(self) -> str:
+        layer = as_layer(self.checkpointer, "Tier")  # whose repr shows no secret
+        return repr(layer) if self.name is None else construction(self, layer, name=self.name)
+
+
+class _Nowhere(Store):
+    """The near tier of a stack of one: keeps nothing, so that nothing is special about such a stack."""
+
+    expires = False
+
+    async def on_save(self, op: Save) -> str:
+        assert op.checkpoint is not None
+        return op.checkpoint.id
+
+    async def on_delete(self, op: Delete) -> bool:
+        return False
+
+    async def on_vacuum(self, op: Vacuum) -> int:
+        return 0
+
+    async def on_load(self, op: Load) -> Checkpoint | None:
+        return None
+
+    async def on_head(self, op: Head) -> Entry | None:
+        return None
+
+    async def on_list_checkpoints(self, op: ListCheckpoints) -> list[Entry]:
+        return []
+
+    async def on_list_threads(self, op: ListThreads) -> list[str]:
+        return []
+
+    async def on_list_with_metadata(self, op: ListWithMetadata) -> list[Row]:
+        return []
+
+    async def on_query_by_metadata(self, op: QueryByMetadata) -> list[Row]:
+        return []
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+class TieredCheckpointer(CachedCheckpointer):
+    """Several checkpointers as one, nearest first; the last is home.
+
+    Args:
+        tiers: Checkpointers, or :class:`Tier` around one to say more about it.
+        latest: How the newest checkpoint is read; see :class:`CachedCheckpointer`.
+        on_outage: What happens when home cannot be reached; see there.
+        journal: The directory of the write-behind journal; only for a tier with ``write="behind"``.
+        name: What errors, spans and ``explain()`` call this stack.
+
+    Example::
+
+        checkpointer = TieredCheckpointer(
+            BoundedMemoryCheckpointer(max_bytes="256MiB"),
+            DirectoryCheckpointer("./checkpoints"),
+            Tier(S3Backend(bucket="agents"), name="s3"),
+        )
+    """
+
+    def __init__(
+        self,
+        *tiers: BaseCheckpointer | Tier,
+        latest: Latest = "validate",
+        on_outage: OnOutage = "raise",
+        journal: Any = None,
+        name: str = "stack",
+        clock: Clock = SYSTEM,
+    ) -> None:
+        latest = check_latest(latest)
+        self.tiers: tuple[Tier, ...] = tuple(tier if isinstance(tier, Tier) else Tier(tier) for tier in tiers)
+        if not self.tiers:
+            raise StackConfigError("a stack needs at least one tier", hint="list them nearest first, home last")
+        if journal is not None:
+            raise StackConfigError('journal= is for a tier with write="behind"', hint="leave it out")
+        layers = _named_layers(self.tiers)
+        self.home = layers[-1]
+        near = layers[:-1] or [_Nowhere(name="nowhere")]
+        # Staleness must not add up: only the outermost tier counts seconds.
+        below: Latest = latest if latest == "exclusive" else "validate"
+        inner = self.home
+        for layer in reversed(near[1:]):
+            inner = CachedCheckpointer(inner, near=layer, latest=below, on_outage=on_outage, name=name, clock=clock)
+        super().__init__(inner, near=near[0], latest=latest, on_outage=on_outage, name=name, clock=clock)
+        self._layers = layers
+
+    def explain(self) -> Explanation:
+        home = self.home.explain()
+        single = Explanation.all_of([home, *(layer.explain() for layer in self._layers[:-1])], SINGLE_DELETES)
+        branching = Verdict(True, self.name, "loads, stamps anew and saves, oldest first")
+        return home.but(branching=branching, **{SINGLE_DELETES: single})
+
+    def __repr__(self) -> str:
+        return construction(
+            self,
+            *self.tiers,
+            latest=None if self.latest == "validate" else self.latest,
+            on_outage=None if self.on_outage == "raise" else self.on_outage,
+            name=None if self.name == "stack" else self.name,
+        )
+
+
+def _named_layers(tiers: Sequence[Tier]) -> list[Layer]:
+    """The tiers as layers that carry the tiers' names; two of one name, or one object twice, is an error."""
+    given = [tier.name for tier in tiers if tier.name is not None]
+    for name in given:
+        if given.count(name) > 1:
+            raise StackConfigError(f"two tiers are called {name!r}", hint="give each Tier a name of its own")
+    if len({id(tier.checkpointer) for tier in tiers}) < len(tiers):
+        raise StackConfigError("one checkpointer is two tiers", hint="each tier needs a store of its own")
+    layers: list[Layer] = []
+    taken = set(given)
+    for tier in tiers:
+        name = tier.name or _free(short_name(tier.checkpointer), taken)
+        taken.add(name)
+        if isinstance(tier.checkpointer, Layer):
+            layer = tier.checkpointer
+            if tier.name is not None or layer.name == type(layer).__name__:
+                layer.name = name
+        else:
+            layer = Leaf(tier.checkpointer, name=name, where=f"tier {name!r}")
+        layers.append(layer)
+    return layers
+
+
+def _free(name: str, taken: set[str]) -> str:
+    number, candidate = 2, name
+    while candidate in taken:
+        candidate, number = f"{name}-{number}", number + 1
+    return candidate

@@ -1,0 +1,191 @@
+"""What the state machine's rules stand on: event loops, handles on the checkpointer, and the comparison.
+
+:class:`Driver` owns one example: it asks the factory for a checkpointer, runs coroutines in a loop that it
+can close and open again, keeps the model, and compares the two. It knows no rule; those are in
+``machine_rules`` and ``machine_optional``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import sys
+from collections.abc import Awaitable, Callable, Collection, Coroutine
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeVar
+
+from hypothesis.stateful import RuleBasedStateMachine
+from hypothesis.strategies import SearchStrategy
+from locus.core.state import AgentState
+from locus.memory.checkpointer import BaseCheckpointer
+
+from locus_tiered.testing.model import DictionaryModel, difference
+
+__all__ = ["Driver", "Forgivable", "Loops", "Pair", "Plan"]
+
+T = TypeVar("T")
+
+Loops = Literal["kept", "closed", "abandoned"]
+Forgivable = Literal["delete answers", "emptied threads", "patterns", "row order", "undeclared operations"]
+
+_GONE = 4
+"""How many of a thread's last deleted ids are looked for after every step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two handles on one store, as two processes would have, and what to do when the example is over.
+
+    ``second=None``: one handle, with a ``cleanup``.
+    """
+
+    first: BaseCheckpointer
+    second: BaseCheckpointer | None = None
+    cleanup: Callable[[], object] | None = None
+    """Called (and awaited, if it answers an awaitable) after both were closed."""
+
+
+Factory = Callable[[], "BaseCheckpointer | Pair | Awaitable[BaseCheckpointer] | Awaitable[Pair]"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The arguments of ``checkpointer_machine``, which documents them."""
+
+    factory: Factory
+    thread_ids: tuple[str, ...]
+    checkpoint_ids: tuple[str, ...]
+    states: SearchStrategy[AgentState]
+    metadata: SearchStrategy[dict[str, Any]]
+    loops: Loops
+    bounded: bool
+    refusals: tuple[type[Exception], ...]
+    forgives: Collection[Forgivable]
+    time_limit: float
+
+
+class Driver(RuleBasedStateMachine):
+    """One example: a checkpointer, its model, and a loop to run in."""
+
+    plan: ClassVar[Plan]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = DictionaryModel()
+        self.known: set[str] = set()
+        """Every thread of this example, whether or not it was saved."""
+        self.watchful = True
+        """Whether everything is compared after every step; if not, only when a rule looks, and at the end."""
+        self._complaints: list[str] = []
+        self._runner = asyncio.Runner()
+        try:
+            self._pair = self.run(self._build())
+        except BaseException:
+            self._runner.close()
+            raise
+        self.handles = [self._pair.first]
+        if self._pair.second is not None:
+            if self.plan.bounded:
+                raise ValueError("bounded=True needs a factory of single checkpointers: each forgets on its own")
+            self.handles.append(self._pair.second)
+
+    async def _build(self) -> Pair:
+        built = self.plan.factory()
+        made = await built if inspect.isawaitable(built) else built
+        return made if isinstance(made, Pair) else Pair(made)
+
+    # -- loops -------------------------------------------------------------------------------------
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run ``work`` in the current loop. More than the plan's ``time_limit`` is a failure, not a wait."""
+        self._runner.get_loop().set_exception_handler(self._complain)
+
+        async def limited() -> T:
+            try:
+                async with asyncio.timeout(self.plan.time_limit) as limit:
+                    return await work
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                raise AssertionError(f"no answer within {self.plan.time_limit} s") from None
+
+        return self._runner.run(limited())
+
+    def _complain(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self._complaints.append(f"{context.get('message')}: {context.get('exception')!r}")
+
+    async def close_all(self) -> None:
+        """``close()`` on every handle, twice: it is idempotent."""
+        for handle in self.handles:
+            await handle.close()
+            await handle.close()
+
+    def change_loop(self) -> None:
+        """Leave the loop for good and go on in another."""
+        self._runner.close()
+        self._runner = asyncio.Runner()
+
+    def teardown(self) -> None:
+        """Compare once more unless the example failed already; close everything."""
+        try:
+            if sys.exc_info()[0] is None:
+                self.run(self.compare())
+        finally:
+            try:
+                self.run(self._leave())
+            finally:
+                self._runner.close()
+
+    async def _leave(self) -> None:
+        try:
+            await self.close_all()
+        finally:
+            if self._pair.cleanup is not None:
+                left = self._pair.cleanup()
+                if inspect.isawaitable(left):
+                    await left
+
+    # -- comparison --------------------------------------------------------------------------------
+
+    def same(self, what: str, got: object, want: object) -> None:
+        """Fail unless both are equal, saying how they differ."""
+        if got != want:
+            raise AssertionError(f"{what}:\n{difference(got, want)}")
+
+    async def settle(self, handle: BaseCheckpointer, *threads: str) -> None:
+        """Bounded stores only: let the model forget what was evicted, which must leave the order intact."""
+        if not self.plan.bounded:
+            return
+        for thread in threads or sorted(self.known):
+            listed, saved = await handle.list_checkpoints(thread, 1_000), self.model.ids(thread)
+            present = set(listed)
+            self.same(f"the ids left in {thread!r}", listed, [name for name in saved if name in present])
+            self.model.retain(thread, listed)
+
+    async def compare(self) -> None:
+        """Every thread by every handle: list, latest, every checkpoint, and that what was deleted is gone."""
+        for number, handle in enumerate(self.handles):
+            await self.settle(handle)
+            for thread in sorted(self.known):
+                await self._compare_thread(handle, thread, f"handle {number}, thread {thread!r}")
+        self.same("what the event loop had to complain of", self._complaints, [])
+
+    async def _compare_thread(self, handle: BaseCheckpointer, thread: str, where: str) -> None:
+        ids = self.model.ids(thread)
+        self.same(f"{where}: the latest", await handle.load(thread), self.model.state(thread))
+        self.same(f"{where}: the list", await handle.list_checkpoints(thread, len(ids) + 5), ids)
+        self.same(f"{where}: the list of one", await handle.list_checkpoints(thread, 1), ids[:1])
+        self.same(f"{where}: exists", await handle.exists(thread), bool(ids))
+        for name in ids:
+            there = f"{where}, checkpoint {name!r}"
+            self.same(there, await handle.load(thread, name), self.model.state(thread, name))
+            self.same(f"{there}: exists", await handle.exists(thread, name), True)
+        for name in list(self.model.deleted.get(thread, {}))[-_GONE:]:
+            there = f"{where}, deleted checkpoint {name!r}"
+            self.same(there, await handle.load(thread, name), None)
+            self.same(f"{there}: exists", await handle.exists(thread, name), False)
+        self.same(
+            f"{where}: the latest, after loading older ones",
+            await handle.load(thread),
+            self.model.state(thread),
+        )

@@ -1,0 +1,293 @@
+"""The rules of the state machine that every checkpointer must bear: saving, loading, deleting, agents, loops.
+
+:class:`CoreRules` holds them; those of the optional operations are in ``machine_optional``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable, Iterator
+from hashlib import blake2b
+from typing import Any
+from uuid import UUID
+
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, initialize, invariant, multiple, precondition, rule
+from locus.core.messages import Message
+from locus.core.state import AgentState
+from locus.memory.checkpointer import BaseCheckpointer
+
+from locus_tiered.testing.machine_driver import Driver, Forgivable
+from locus_tiered.testing.model import scribble
+from locus_tiered.testing.strategies import few_ids
+
+__all__ = ["CoreRules", "handles", "ids", "positions", "threads"]
+
+ITERATIONS = "_locus_iteration_checkpoints"
+"""Where the SDK's agents keep the ids of a turn's iteration saves."""
+
+threads: Bundle[str] = Bundle("threads")
+ids: Bundle[str] = Bundle("ids")
+handles = st.integers(0, 1)
+positions = st.integers(0, 5)
+
+
+def _planned(field: str) -> Any:
+    """The strategy that the machine's plan has under this name."""
+    return st.runner().flatmap(lambda machine: getattr(machine.plan, field))
+
+
+def _some_of(field: str) -> st.SearchStrategy[list[str]]:
+    """A few ids of a pool: such as a careless backend confuses, or any."""
+    return st.runner().flatmap(lambda machine: few_ids(getattr(machine.plan, field)))
+
+
+def _made_up_ids() -> Iterator[str]:
+    """Ids in the shape of ``uuid4().hex``, the same in every run."""
+    number = 0
+    while True:
+        number += 1
+        yield UUID(bytes=blake2b(b"%d" % number, digest_size=16).digest(), version=4).hex
+
+
+async def _together(work: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
+    return list(await asyncio.gather(*work))
+
+
+class CoreRules(Driver):
+    """Saving, loading, deleting, turns of agents, calls at once, closing and event loops."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made_up = _made_up_ids()
+
+    def handle(self, number: int) -> BaseCheckpointer:
+        """The first or the second handle; the only one where there is one."""
+        return self.handles[number % len(self.handles)]
+
+    def existing(self, thread: str, position: int) -> str | None:
+        """An id that the thread has, counted from the newest; ``None`` where it has none."""
+        names = self.model.ids(thread)
+        return names[position % len(names)] if names else None
+
+    def forgives(self, what: Forgivable) -> bool:
+        """Whether the plan says not to check this."""
+        return what in self.plan.forgives
+
+    @initialize(target=threads, chosen=_some_of("thread_ids"))
+    def choose_threads(self, chosen: list[str]) -> Any:
+        self.known.update(chosen)
+        return multiple(*chosen)
+
+    @initialize(target=ids, chosen=_some_of("checkpoint_ids"))
+    def choose_ids(self, chosen: list[str]) -> Any:
+        return multiple(*chosen)
+
+    @initialize(watchful=st.booleans())
+    def choose_when_to_look(self, watchful: bool) -> None:
+        self.watchful = watchful
+
+    @invariant()
+    def agrees_with_the_model(self) -> None:
+        if self.watchful:
+            self.run(self.compare())
+
+    # -- saving and loading ------------------------------------------------------------------------
+
+    async def _save(
+        self,
+        handle: BaseCheckpointer,
+        thread: str,
+        name: str | None,
+        state: AgentState,
+        metadata: dict[str, Any] | None = None,
+    ) -> str | None:
+        """Save and note it in the model; answers the id, or ``None`` where the store refused."""
+        before = self.model.ids(thread)
+        try:
+            if metadata is None:
+                # As agents do: positional, and no metadata at all.
+                saved = await handle.save(state, thread, name)
+            else:
+                saved = await handle.save(state=state, thread_id=thread, checkpoint_id=name, metadata=metadata)
+        except self.plan.refusals:
+            return None
+        if name is None:
+            assert isinstance(saved, str) and saved, f"save() answered {saved!r} for an id"
+            assert saved not in before, f"save() made up {saved!r}, which thread {thread!r} had already"
+        else:
+            self.same("the id that save() answered", saved, name)
+        self.model.save(thread, saved, state, metadata)
+        if self.plan.bounded:
+            self.same(f"the newest of {thread!r} after a save", await handle.list_checkpoints(thread, 1), [saved])
+        return saved
+
+    @rule(
+        handle=handles,
+        thread=threads,
+        name=st.none() | ids,
+        state=_planned("states"),
+        metadata=st.none() | _planned("metadata"),
+        scribbled=st.booleans(),
+    )
+    def save(
+        self,
+        handle: int,
+        thread: str,
+        name: str | None,
+        state: AgentState,
+        metadata: dict[str, Any] | None,
+        scribbled: bool,
+    ) -> None:
+        self.run(self._save(self.handle(handle), thread, name, state, metadata))
+        if scribbled:
+            scribble(state)
+            scribble(metadata)
+
+    @rule(handle=handles, thread=threads, position=positions, state=_planned("states"))
+    def save_again(self, handle: int, thread: str, position: int, state: AgentState) -> None:
+        name = self.existing(thread, position)
+        if name is not None:
+            self.run(self._save(self.handle(handle), thread, name, state))
+
+    @rule(handle=handles, thread=threads, position=st.none() | positions)
+    def load_and_scribble(self, handle: int, thread: str, position: int | None) -> None:
+        async def step(checkpointer: BaseCheckpointer) -> None:
+            await self.settle(checkpointer, thread)
+            name = None if position is None else self.existing(thread, position)
+            for _ in range(2):
+                loaded = await checkpointer.load(thread, name)
+                self.same(f"load({thread!r}, {name!r})", loaded, self.model.state(thread, name))
+                scribble(loaded)
+            listed = await checkpointer.list_checkpoints(thread)
+            self.same(f"the list of {thread!r}", listed, self.model.ids(thread)[:10])
+            scribble(listed)
+
+        self.run(step(self.handle(handle)))
+
+    @rule(handle=handles, thread=threads, name=ids)
+    def load_by_chosen_id(self, handle: int, thread: str, name: str) -> None:
+        async def step(checkpointer: BaseCheckpointer) -> None:
+            await self.settle(checkpointer, thread)
+            want = self.model.state(thread, name)
+            self.same(f"load({thread!r}, {name!r})", await checkpointer.load(thread, name), want)
+            found = await checkpointer.exists(thread, name)
+            self.same(f"exists({thread!r}, {name!r})", found, want is not None)
+
+        self.run(step(self.handle(handle)))
+
+    # -- deleting ----------------------------------------------------------------------------------
+
+    async def _delete(self, checkpointer: BaseCheckpointer, thread: str, name: str | None) -> None:
+        await self.settle(checkpointer, thread)
+        removed = await checkpointer.delete(thread, name)
+        there = self.model.delete(thread, name)
+        if not self.forgives("delete answers"):
+            self.same(f"delete({thread!r}, {name!r})", removed, there)
+
+    @precondition(lambda self: self.handles[0].deletes_single_checkpoints)
+    @rule(handle=handles, thread=threads, position=positions)
+    def delete_one(self, handle: int, thread: str, position: int) -> None:
+        name = self.existing(thread, position)
+        if name is not None:
+            self.run(self._delete(self.handle(handle), thread, name))
+
+    @precondition(lambda self: self.handles[0].deletes_single_checkpoints)
+    @rule(handle=handles, thread=threads, name=ids)
+    def delete_by_chosen_id(self, handle: int, thread: str, name: str) -> None:
+        self.run(self._delete(self.handle(handle), thread, name))
+
+    @precondition(lambda self: type(self.handles[0]).delete is not BaseCheckpointer.delete)
+    @rule(handle=handles, thread=threads)
+    def delete_thread(self, handle: int, thread: str) -> None:
+        self.run(self._delete(self.handle(handle), thread, None))
+
+    # -- agents ------------------------------------------------------------------------------------
+
+    @rule(handle=handles, thread=threads, iterations=st.integers(0, 3), crashes=st.booleans())
+    def agent_turn(self, handle: int, thread: str, iterations: int, crashes: bool) -> None:
+        """One turn as the SDK's runtime makes it; a crash leaves its iteration saves to the next turn."""
+
+        async def step(checkpointer: BaseCheckpointer) -> None:
+            await self.settle(checkpointer, thread)
+            state = await checkpointer.load(thread)
+            self.same(f"the latest of {thread!r} as the turn starts", state, self.model.state(thread))
+            state = (state or AgentState(run_id="run")).with_message(Message.user("go on"))
+            for iteration in range(1, iterations + 1):
+                state = state.with_iteration(iteration).with_message(Message.assistant("working"))
+                name = None
+                if checkpointer.deletes_single_checkpoints is True:
+                    name = next(self._made_up)
+                    state = state.with_metadata(ITERATIONS, [*(state.metadata.get(ITERATIONS) or []), name])
+                await self._save(checkpointer, thread, name, state)
+            if crashes:
+                return
+            metadata = {**state.metadata}
+            superseded = metadata.pop(ITERATIONS, None) or []
+            if await self._save(checkpointer, thread, None, state.model_copy(update={"metadata": metadata})):
+                for name in superseded:
+                    await self._delete(checkpointer, thread, name)
+
+        self.run(step(self.handle(handle)))
+
+    # -- calls at once -----------------------------------------------------------------------------
+
+    @rule(chosen=st.lists(threads, min_size=2, max_size=3, unique=True), state=_planned("states"))
+    def save_to_several_threads_at_once(self, chosen: list[str], state: AgentState) -> None:
+        async def step() -> None:
+            await _together(
+                self._save(self.handle(number), thread, None, state.with_metadata("number", number))
+                for number, thread in enumerate(chosen)
+            )
+
+        self.run(step())
+
+    @rule(handle=handles, thread=threads, state=_planned("states"))
+    def load_while_saving(self, handle: int, thread: str, state: AgentState) -> None:
+        async def step(checkpointer: BaseCheckpointer) -> None:
+            await self.settle(checkpointer, thread)
+            before = self.model.state(thread)
+            early, _, late = await _together(
+                (
+                    checkpointer.load(thread),
+                    self._save(checkpointer, thread, None, state),
+                    checkpointer.load(thread),
+                )
+            )
+            allowed = [before, self.model.state(thread)]
+            assert early in allowed, f"a load during a save answered neither the old latest nor the new: {early!r}"
+            assert late in allowed, f"a load during a save answered neither the old latest nor the new: {late!r}"
+
+        self.run(step(self.handle(handle)))
+
+    @precondition(lambda self: self.handles[0].deletes_single_checkpoints)
+    @rule(handle=handles, thread=threads, position=positions)
+    def load_while_deleting(self, handle: int, thread: str, position: int) -> None:
+        async def step(checkpointer: BaseCheckpointer) -> None:
+            await self.settle(checkpointer, thread)
+            name = self.existing(thread, position)
+            if name is not None:
+                before = self.model.state(thread, name)
+                early, _, late = await _together(
+                    (
+                        checkpointer.load(thread, name),
+                        self._delete(checkpointer, thread, name),
+                        checkpointer.load(thread, name),
+                    )
+                )
+                assert early in (before, None) and late in (before, None)
+                self.same("a checkpoint read while it was deleted", await checkpointer.load(thread, name), None)
+
+        self.run(step(self.handle(handle)))
+
+    # -- closing and event loops -------------------------------------------------------------------
+
+    @rule(closing=st.booleans(), moving=st.booleans())
+    def pause(self, closing: bool, moving: bool) -> None:
+        """Look at everything, after a ``close()`` or not, in this event loop or from now on in another."""
+        moving = moving and self.plan.loops != "kept"
+        if closing or (moving and self.plan.loops == "closed"):
+            self.run(self.close_all())
+        if moving:
+            self.change_loop()
+        self.run(self.compare())
