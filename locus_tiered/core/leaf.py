@@ -10,24 +10,23 @@ It does not retry, cache or time out: those are layers.
 
 from __future__ import annotations
 
-import asyncio
 import fnmatch
 import logging
 import re
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from locus.core.state import AgentState
 from locus.memory.checkpointer import BaseCheckpointer
 
+from locus_tiered.core.calls import Calls
 from locus_tiered.core.capabilities import Explanation
 from locus_tiered.core.checkpoint import Checkpoint, Entry
 from locus_tiered.core.clock import SYSTEM, Clock
 from locus_tiered.core.envelope import KEY, VERSION, Envelope, seal, unseal
-from locus_tiered.core.errors import BackendError, CapabilityMissing, LocusTieredError, shorten
+from locus_tiered.core.errors import BackendError, shorten
 from locus_tiered.core.floors import Floors
 from locus_tiered.core.ids import again_marker, is_hashed, marked_name
-from locus_tiered.core.lanes import Lanes, PerLoop
+from locus_tiered.core.lanes import Lanes
 from locus_tiered.core.layer import MOST, DispatchingLayer, unusable
 from locus_tiered.core.operations import (
     CopyThread,
@@ -55,18 +54,8 @@ __all__ = ["Leaf"]
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 _MANY = 1_000_000  # "all": what the SDK itself passes where it means that
 _CREDENTIALS = re.compile(r"(\w+://)[^/@\s'\"]*@")
-
-
-class _Gate:
-    """Lets the first call of an event loop run alone."""
-
-    def __init__(self) -> None:
-        self.open = False
-        self.lock = asyncio.Lock()
 
 
 class Leaf(DispatchingLayer):
@@ -96,7 +85,7 @@ class Leaf(DispatchingLayer):
         self._traits = traits if traits is not None else traits_of(backend)
         self._settle_timeout = settle_timeout
         self._lanes = Lanes()
-        self._gates: PerLoop[_Gate] = PerLoop(_Gate)
+        self._calls = Calls(lambda: self.name, self._traits)
         self._ranking = Ranking(clock, arrival_hint=self._traits.prunes)
         self._floors = Floors()
 
@@ -107,54 +96,7 @@ class Leaf(DispatchingLayer):
     def explain(self) -> Explanation:
         return Explanation.of_backend(self.backend, self.name, self._traits.masks)
 
-    # -- calling the backend -------------------------------------------------------------------------
-
-    async def _call(
-        self, operation: str, thread_id: str | None, call: Callable[[], Awaitable[T]], empty: Any = None
-    ) -> T:
-        """Make one call; whatever it raises becomes an error of ours that names this member.
-
-        ``empty`` is the answer of a backend in which nothing was ever saved, where that is an error of its own.
-        """
-        try:
-            if self._traits.first_call_alone:
-                gate = self._gates.get()
-                if not gate.open:
-                    async with gate.lock:
-                        result = await call()
-                        gate.open = True
-                        return result
-            return await call()
-        except LocusTieredError:
-            raise  # a stack inside another checkpointer inside this stack
-        except NotImplementedError as error:
-            raise CapabilityMissing(f"{operation}: {self.name} does not implement it") from error
-        except Exception as error:
-            if empty is not None and self._traits.absent is not None and self._traits.absent(error):
-                return cast("T", empty)
-            about = "" if thread_id is None else f" of thread {shorten(thread_id)}"
-            safe = "what was acknowledged before is untouched"
-            if operation in ("save", "delete", "copy_thread", "vacuum"):
-                safe = f"this {operation} was not acknowledged and may or may not have taken effect; {safe}"
-            raise BackendError(
-                f"{self.name} failed during {operation}{about} ({type(error).__name__}): {safe}. "
-                "Try again, or wrap the member in RetryingCheckpointer",
-                member=self.name,
-                operation=operation,
-            ) from error
-
-    async def _sure(self, operation: str, thread_id: str, empty: bool) -> None:
-        """Where nothing may also mean "not reached": raise unless the backend can be reached (law 7)."""
-        if not empty or not self._traits.none_is_unknown or self._traits.probe is None:
-            return
-        if not await self._call(operation, thread_id, self._traits.probe):
-            raise BackendError(
-                f"{self.name} cannot be reached, so its empty answer to {operation} of thread {shorten(thread_id)} "
-                "means nothing; the data is as it was. Try again when it is back",
-                member=self.name,
-                operation=operation,
-                temporary=True,
-            )
+    # -- names ---------------------------------------------------------------------------------------
 
     def _lane(self, thread_id: str) -> str:
         return "" if self._traits.one_at_a_time else thread_id
@@ -179,7 +121,7 @@ class Leaf(DispatchingLayer):
         async def save() -> str:
             if not op.iteration:
                 await self._mark_saved_again(checkpoint, thread, name)
-            answer = await self._call(
+            answer = await self._calls.make(
                 "save", checkpoint.thread_id, lambda: self.backend.save(state, thread, name, metadata)
             )
             if answer != name:
@@ -205,7 +147,7 @@ class Leaf(DispatchingLayer):
         plain = None if metadata is None else dict(metadata)
 
         async def save() -> str:
-            answer = await self._call("save", op.thread_id, lambda: self.backend.save(state, thread, name, plain))
+            answer = await self._calls.make("save", op.thread_id, lambda: self.backend.save(state, thread, name, plain))
             return op.checkpoint_id if answer == name and op.checkpoint_id is not None else answer
 
         return await self._lanes.read(self._lane(op.thread_id), save)
@@ -217,13 +159,13 @@ class Leaf(DispatchingLayer):
             return
         if self._ranking.saved_again(key, checkpoint_id):
             return
-        if not is_stamp(checkpoint_id) and not await self._call(
+        if not is_stamp(checkpoint_id) and not await self._calls.make(
             "save", checkpoint.thread_id, lambda: self.backend.exists(thread, name), False
         ):
             return
         note = AgentState(metadata={KEY: {"v": VERSION, "again": checkpoint_id}})
         marker = again_marker(name)
-        await self._call("save", checkpoint.thread_id, lambda: self.backend.save(note, thread, marker, None))
+        await self._calls.make("save", checkpoint.thread_id, lambda: self.backend.save(note, thread, marker, None))
         self._ranking.note_again(key, checkpoint_id)
 
     # -- load ----------------------------------------------------------------------------------------
@@ -234,12 +176,12 @@ class Leaf(DispatchingLayer):
     async def _load(self, op: Load) -> Checkpoint | None:
         thread = self._traits.thread_ids.encode(op.thread_id)
         if op.checkpoint_id is None:
-            state = await self._call("load", op.thread_id, lambda: self.backend.load(thread))
+            state = await self._calls.make("load", op.thread_id, lambda: self.backend.load(thread))
         else:
             name = self._traits.checkpoint_ids.encode(op.checkpoint_id)
-            state = await self._call("load", op.thread_id, lambda: self.backend.load(thread, name))
+            state = await self._calls.make("load", op.thread_id, lambda: self.backend.load(thread, name))
         if state is None:
-            await self._sure("load", op.thread_id, empty=True)
+            await self._calls.sure("load", op.thread_id, empty=True)
             if op.checkpoint_id is not None:
                 self._ranking.miss(self._key(op.thread_id), op.checkpoint_id)
             return None
@@ -252,8 +194,10 @@ class Leaf(DispatchingLayer):
         async def exists() -> bool:
             thread = self._traits.thread_ids.encode(op.thread_id)
             name = None if op.checkpoint_id is None else self._traits.checkpoint_ids.encode(op.checkpoint_id)
-            there = bool(await self._call("exists", op.thread_id, lambda: self.backend.exists(thread, name), False))
-            await self._sure("exists", op.thread_id, empty=not there)
+            there = bool(
+                await self._calls.make("exists", op.thread_id, lambda: self.backend.exists(thread, name), False)
+            )
+            await self._calls.sure("exists", op.thread_id, empty=not there)
             return there
 
         return await self._lanes.read(self._lane(op.thread_id), exists)
@@ -279,7 +223,7 @@ class Leaf(DispatchingLayer):
             if floor is not None:
                 # Less than this process knows of: a stale answer, unless somebody deleted that checkpoint.
                 thread, name = self._names(op.thread_id, floor.id)
-                if await self._call("head", op.thread_id, lambda: self.backend.exists(thread, name)):
+                if await self._calls.make("head", op.thread_id, lambda: self.backend.exists(thread, name)):
                     return floor
                 self._floors.lower(key, floor)
             if found is not None:
@@ -290,10 +234,10 @@ class Leaf(DispatchingLayer):
 
     async def _list(self, thread_id: str, limit: int) -> list[str]:
         thread = self._traits.thread_ids.encode(thread_id)
-        names = await self._call(
+        names = await self._calls.make(
             "list_checkpoints", thread_id, lambda: self.backend.list_checkpoints(thread, limit=limit), []
         )
-        await self._sure("list_checkpoints", thread_id, empty=not names)
+        await self._calls.sure("list_checkpoints", thread_id, empty=not names)
         return list(names)
 
     async def _entries(self, thread_id: str) -> list[Entry]:
@@ -314,12 +258,12 @@ class Leaf(DispatchingLayer):
         known = self._traits.checkpoint_ids.decode(name)
         metadata: Any = None
         if self._traits.reads_metadata:
-            row = await self._call("head", thread_id, lambda: self.backend.get_metadata(thread, name))
+            row = await self._calls.make("head", thread_id, lambda: self.backend.get_metadata(thread, name))
             if isinstance(row, dict):
                 metadata = row if self._traits.bare_metadata else row.get("metadata")
         envelope = Envelope.read(metadata)
         if envelope is None:
-            state = await self._call("head", thread_id, lambda: self.backend.load(thread, name))
+            state = await self._calls.make("head", thread_id, lambda: self.backend.load(thread, name))
             if state is None:
                 return None
             envelope = Envelope.read(state.metadata)
@@ -330,14 +274,14 @@ class Leaf(DispatchingLayer):
     async def _unlisted(self, thread_id: str, entries: list[Entry]) -> Entry | None:
         """The backend's own latest, when its list does not know it and it was not deleted either."""
         thread = self._traits.thread_ids.encode(thread_id)
-        state = await self._call("head", thread_id, lambda: self.backend.load(thread))
+        state = await self._calls.make("head", thread_id, lambda: self.backend.load(thread))
         envelope = None if state is None else Envelope.read(state.metadata)
         if envelope is None or not envelope.names(thread_id, None):
             return None
         if any(entry.id == envelope.id for entry in entries):
             return None
         _, name = self._names(thread_id, envelope.id)
-        there = await self._call("head", thread_id, lambda: self.backend.exists(thread, name))
+        there = await self._calls.make("head", thread_id, lambda: self.backend.exists(thread, name))
         return Entry(envelope.id, envelope.stamp) if there else None
 
     # -- delete --------------------------------------------------------------------------------------
@@ -353,10 +297,10 @@ class Leaf(DispatchingLayer):
     async def _delete_one(self, thread_id: str, checkpoint_id: str) -> bool:
         thread, name = self._names(thread_id, checkpoint_id)
         key = self._key(thread_id)
-        deleted = await self._call("delete", thread_id, lambda: self.backend.delete(thread, name), False)
-        await self._sure("delete", thread_id, empty=not deleted)
+        deleted = await self._calls.make("delete", thread_id, lambda: self.backend.delete(thread, name), False)
+        await self._calls.sure("delete", thread_id, empty=not deleted)
         if self._ranking.saved_again(key, checkpoint_id):
-            await self._call("delete", thread_id, lambda: self.backend.delete(thread, again_marker(name)))
+            await self._calls.make("delete", thread_id, lambda: self.backend.delete(thread, again_marker(name)))
         self._ranking.forget(key, checkpoint_id)
         self._floors.drop(key, checkpoint_id)
         return bool(deleted)
@@ -367,30 +311,30 @@ class Leaf(DispatchingLayer):
         most = self._traits.deletes_at_most
         if most is not None:
             for name in (await self._list(thread_id, _MANY))[most:]:
-                await self._call("delete", thread_id, lambda name=name: self.backend.delete(thread, name))  # type: ignore[misc]
-        deleted = await self._call("delete", thread_id, lambda: self.backend.delete(thread), False)
-        await self._sure("delete", thread_id, empty=not deleted)
+                await self._calls.make("delete", thread_id, lambda name=name: self.backend.delete(thread, name))  # type: ignore[misc]
+        deleted = await self._calls.make("delete", thread_id, lambda: self.backend.delete(thread), False)
+        await self._calls.sure("delete", thread_id, empty=not deleted)
         self._floors.drop(key)
         return bool(deleted)
 
     async def on_vacuum(self, op: Vacuum) -> int:
-        return int(await self._call("vacuum", None, lambda: self.backend.vacuum(op.older_than_days), 0))  # type: ignore[arg-type]
+        return int(await self._calls.make("vacuum", None, lambda: self.backend.vacuum(op.older_than_days), 0))  # type: ignore[arg-type]
 
     async def on_copy_thread(self, op: CopyThread) -> bool:
         """The backend's own copy, for a stack that stamps nothing (one that stamps copies by itself)."""
         source, dest = (self._traits.thread_ids.encode(thread) for thread in op.threads)
         return bool(
-            await self._call("copy_thread", op.source_thread_id, lambda: self.backend.copy_thread(source, dest))
+            await self._calls.make("copy_thread", op.source_thread_id, lambda: self.backend.copy_thread(source, dest))
         )
 
     # -- rows ----------------------------------------------------------------------------------------
 
     async def on_search(self, op: Search) -> list[Row]:
-        rows = await self._call("search", None, lambda: self.backend.search(op.query, limit=op.limit))
+        rows = await self._calls.make("search", None, lambda: self.backend.search(op.query, limit=op.limit))
         return uniform_rows(rows, self._traits)[: op.limit]
 
     async def on_query_by_metadata(self, op: QueryByMetadata) -> list[Row]:
-        rows = await self._call(
+        rows = await self._calls.make(
             "query_by_metadata",
             None,
             lambda: self.backend.query_by_metadata(op.key, op.value, limit=op.limit),
@@ -400,19 +344,21 @@ class Leaf(DispatchingLayer):
     async def on_get_metadata(self, op: GetMetadata) -> Row | None:
         thread = self._traits.thread_ids.encode(op.thread_id)
         name = None if op.checkpoint_id is None else self._traits.checkpoint_ids.encode(op.checkpoint_id)
-        found = await self._call("get_metadata", op.thread_id, lambda: self.backend.get_metadata(thread, name))
+        found = await self._calls.make("get_metadata", op.thread_id, lambda: self.backend.get_metadata(thread, name))
         return metadata_row(found, op.thread_id, op.checkpoint_id, self._traits)
 
     async def on_list_with_metadata(self, op: ListWithMetadata) -> list[Row]:
-        rows = await self._call("list_with_metadata", None, lambda: self.backend.list_with_metadata(limit=_MANY), [])
+        rows = await self._calls.make(
+            "list_with_metadata", None, lambda: self.backend.list_with_metadata(limit=_MANY), []
+        )
         return sorted(uniform_rows(rows, self._traits), key=row_age, reverse=True)[: op.limit]
 
     async def on_list_threads(self, op: ListThreads) -> list[str]:
         if self._traits.thread_names is not None:
-            names = await self._call("list_threads", None, self._traits.thread_names)
+            names = await self._calls.make("list_threads", None, self._traits.thread_names)
         else:
             limit = op.limit if op.pattern == "*" else _MANY
-            names = await self._call("list_threads", None, lambda: self.backend.list_threads(limit=limit), [])
+            names = await self._calls.make("list_threads", None, lambda: self.backend.list_threads(limit=limit), [])
         threads: list[str] = []
         for name in names:
             thread = await self._thread_behind(name) if is_hashed(name) else self._traits.thread_ids.decode(name)
@@ -424,7 +370,7 @@ class Leaf(DispatchingLayer):
 
     async def _thread_behind(self, name: str) -> str | None:
         """The id of a thread whose name is a hash, from the envelope of one of its checkpoints."""
-        state = await self._call("list_threads", None, lambda: self.backend.load(name))
+        state = await self._calls.make("list_threads", None, lambda: self.backend.load(name))
         envelope = None if state is None else Envelope.read(state.metadata)
         return None if envelope is None else envelope.thread
 
@@ -435,7 +381,7 @@ class Leaf(DispatchingLayer):
         left = await self._lanes.settle(self._settle_timeout)
         if left:
             logger.warning("%s: closed with %d calls still running", self.name, left)
-        self._gates.drop()
+        self._calls.forget_loop()
         await self.backend.close()
 
     def __repr__(self) -> str:

@@ -17,14 +17,13 @@ It does not promise to notice that another process deleted a checkpoint which th
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
 from locus.memory.checkpointer import BaseCheckpointer
 
 from locus_tiered.core.checkpoint import Checkpoint, Entry
 from locus_tiered.core.clock import SYSTEM, Clock
-from locus_tiered.core.errors import BackendError, CheckpointTooLarge, StackConfigError, StaleRead, shorten
+from locus_tiered.core.errors import BackendError, StackConfigError, StaleRead, shorten
 from locus_tiered.core.lanes import Lanes
 from locus_tiered.core.layer import MOST, Layer, as_layer, construction
 from locus_tiered.core.operations import (
@@ -35,7 +34,6 @@ from locus_tiered.core.operations import (
     Head,
     ListCheckpoints,
     Load,
-    Operation,
     Row,
     Save,
     Vacuum,
@@ -43,6 +41,7 @@ from locus_tiered.core.operations import (
 from locus_tiered.core.ordering import OrderingLayer
 from locus_tiered.core.signals import emit
 from locus_tiered.layers.flights import Flights
+from locus_tiered.layers.near import CacheStats, NearTier
 from locus_tiered.layers.view import Unknown, View, Views
 from locus_tiered.stores.memory import BoundedMemoryCheckpointer
 
@@ -53,36 +52,8 @@ logger = logging.getLogger(__name__)
 Latest = Literal["validate", "exclusive"] | float
 OnOutage = Literal["raise", "stale"]
 
-R = TypeVar("R")
-
 _TRIES = 8  # a thread that changes faster than this between two questions is in trouble
 _SETTLE_SECONDS = 10.0
-
-
-@dataclass(slots=True)
-class CacheStats:
-    """What a cache has done, in numbers that only grow."""
-
-    hits: int = 0
-    """Answers whose body came from the near tier."""
-    misses: int = 0
-    """Answers whose body came from below."""
-    fills: int = 0
-    """Checkpoints put into the near tier because they were loaded."""
-    dropped_fills: int = 0
-    """Fills given up because the thread changed meanwhile."""
-    near_failures: int = 0
-    """Calls that the near tier failed; its thread is distrusted until mended."""
-    mended: int = 0
-    """Threads that are trusted again."""
-    too_large: int = 0
-    """Checkpoints larger than the near tier's whole budget."""
-    stale: int = 0
-    """Answers given from the near tier while the truth could not be reached (``on_outage="stale"``)."""
-
-
-class _NearFailed(Exception):
-    """The near tier failed a call; it was logged, counted, and its thread is distrusted."""
 
 
 def check_latest(latest: object) -> Latest:
@@ -133,8 +104,7 @@ class CachedCheckpointer(OrderingLayer):
         self._views = Views()
         self._lanes = Lanes()
         self._flights: Flights[Checkpoint | None] = Flights()
-        # A memory store that is empty now holds only what this layer puts into it.
-        self._born_empty = isinstance(self.near, BoundedMemoryCheckpointer) and self.near.is_empty
+        self._near = NearTier(self.near, self.name, self.stats, self._views, self._lanes, self._truth)
 
     def members(self) -> tuple[Layer, ...]:
         return (self.near, self.inner)
@@ -154,7 +124,7 @@ class CachedCheckpointer(OrderingLayer):
             try:
                 saved = await self.inner.handle(op)
                 self._stamps.observe(key, checkpoint.stamp)
-                await self._put_near(view, key, checkpoint)
+                await self._near.put(view, key, checkpoint)
                 self._advance(view, checkpoint.entry)
             except BaseException:
                 self._unsettle(view)
@@ -173,7 +143,7 @@ class CachedCheckpointer(OrderingLayer):
             view.move()
             try:
                 deleted = await self.inner.handle(op)
-                await self._drop_near(view, key, op.checkpoint_id)
+                await self._near.drop(view, key, op.checkpoint_id)
                 if op.checkpoint_id is None:
                     view.know_head(None, self._clock.monotonic())
                 elif isinstance(view.head, Entry) and view.head.id == op.checkpoint_id:
@@ -192,7 +162,7 @@ class CachedCheckpointer(OrderingLayer):
             return await self.inner.handle(op)
         finally:
             # It may have touched any thread: nothing that the near tier holds is believed unseen.
-            self._born_empty = False
+            self._near.forget()
             self._views.forget()
 
     async def on_copy_thread(self, op: CopyThread) -> bool:
@@ -200,8 +170,7 @@ class CachedCheckpointer(OrderingLayer):
 
         Not atomic: when it fails half-way, what was copied stays.
         """
-        source = ListCheckpoints(op.source_thread_id, MOST, ordered=True)
-        entries = await self.inner.handle(source)
+        entries = await self._truth(op.source_thread_id)
         key = await self._look(op.dest_thread_id)
         copied = False
         for entry in reversed(entries):
@@ -237,7 +206,7 @@ class CachedCheckpointer(OrderingLayer):
                 if head is None:
                     return None
                 assert isinstance(head, Entry)
-                found = await self._near_exactly(view, key, op.thread_id, head)
+                found = await self._near.exactly(view, key, op.thread_id, head)
                 if found is not None:
                     return found
             return await self._flights.join((key, None, view.generation), lambda: self._newest(op.thread_id, key))
@@ -263,7 +232,7 @@ class CachedCheckpointer(OrderingLayer):
             if self.on_outage != "stale":
                 raise
             key = self._scoped(op.thread_id)
-            listed = await self.near.handle(ListCheckpoints(key, op.limit, ordered=True))
+            listed = await self._near.list(self._views.of(key), key, op.limit)
             if not listed:
                 raise
             self._say_stale(op.thread_id, error)
@@ -307,9 +276,9 @@ class CachedCheckpointer(OrderingLayer):
     async def _stale_head(self, view: View, key: str, thread_id: str, error: Exception) -> Entry | None:
         """The newest that is known while the truth cannot be reached; raises when nothing is."""
         head = view.head
-        if isinstance(head, Unknown) and not view.distrusted:
-            head = await self.near.handle(Head(key))
-        if isinstance(head, Unknown) or head is None:
+        if isinstance(head, Unknown):
+            head = await self._near.head(view, key)
+        if head is None:
             raise error
         self._say_stale(thread_id, error)
         return head
@@ -325,7 +294,7 @@ class CachedCheckpointer(OrderingLayer):
             head = await self._ask_head(view, key, thread_id)
             if head is None:
                 return None
-            found = await self._near_exactly(view, key, thread_id, head)
+            found = await self._near.exactly(view, key, thread_id, head)
             if found is None:
                 found = await self._from_below(view, key, Load(thread_id, head.id, head.stamp))
             if found is not None:
@@ -345,166 +314,25 @@ class CachedCheckpointer(OrderingLayer):
         if found is not None:
             self.stats.misses += 1
             emit("cache.miss", self.name, op.thread_id)
-            await self._fill(view, key, generation, found)
+            await self._near.fill(view, key, generation, found)
         return found
 
-    # -- the near tier -------------------------------------------------------------------------------
-
-    async def _near_exactly(self, view: View, key: str, thread_id: str, entry: Entry) -> Checkpoint | None:
-        """The near tier's copy of exactly this checkpoint; one without a stamp is never copied."""
-        if entry.stamp is None or not await self._trusted(view, key):
-            return None
-        return self._hit(await self._read_near(view, key, Load(thread_id, entry.id, entry.stamp)))
-
     async def _near_by_id(self, view: View, key: str, op: Load) -> Checkpoint | None:
-        """The near tier's copy, if it may be believed about this id."""
-        if not await self._trusted(view, key):
-            return None
-        found = await self._read_near(view, key, op)
-        known = self._born_empty or view.verified or op.stamp is not None
-        if found is None or known or found.id in view.vouched:
-            return self._hit(found)
+        """The near tier's copy, compared with the truth first where it must be."""
+        found, sure = await self._near.by_id(view, key, op)
+        if sure:
+            return found
         try:
-            if not await self._verify(view, key, op.thread_id):
-                return None
+            return await self._near.verified_by_id(view, key, op)
         except BackendError as error:
             if self.on_outage != "stale":
                 raise
             self._say_stale(op.thread_id, error)
-            return self._hit(found)
-        return self._hit(await self._read_near(view, key, op))
-
-    async def _read_near(self, view: View, key: str, op: Load) -> Checkpoint | None:
-        try:
-            found = await self._ask_near(view, Load(key, op.checkpoint_id, op.stamp))
-        except _NearFailed:
-            return None
-        if found is None or key == op.thread_id:
             return found
-        return found.moved(thread_id=op.thread_id)
 
-    def _hit(self, found: Checkpoint | None) -> Checkpoint | None:
-        if found is not None:
-            self.stats.hits += 1
-            emit("cache.hit", self.name, found.thread_id)
-        return found
-
-    async def _put_near(self, view: View, key: str, checkpoint: Checkpoint) -> bool:
-        """Copy a checkpoint into the near tier (in the thread's lane); a failure is remembered, not raised."""
-        if view.distrusted and not await self._mend(view, key):
-            return False
-        copy = checkpoint if key == checkpoint.thread_id else checkpoint.moved(thread_id=key)
-        try:
-            await self._ask_near(view, Save(key, None, copy.id, None, copy))
-        except CheckpointTooLarge:
-            self.stats.too_large += 1
-            emit("cache.too_large", self.name, checkpoint.thread_id)
-            await self._drop_near(view, key, copy.id)  # an older version must not stay
-            return False
-        except _NearFailed:
-            return False
-        view.vouch(copy.id)
-        return True
-
-    async def _drop_near(self, view: View, key: str, checkpoint_id: str | None) -> None:
-        try:
-            await self._ask_near(view, Delete(key, checkpoint_id))
-        except _NearFailed:
-            return
-        if checkpoint_id is None:
-            view.vouched.clear()
-            view.distrusted, view.verified = False, True
-        else:
-            view.vouched.discard(checkpoint_id)
-
-    async def _fill(self, view: View, key: str, generation: int, checkpoint: Checkpoint) -> None:
-        """Copy what was loaded into the near tier, unless the thread has changed since (law 4)."""
-        if checkpoint.stamp is None:
-            return
-        if self.near.ordering() is None and not self._is_head(view, checkpoint):
-            # A foreign near tier orders by arrival: an old checkpoint would become its newest (law 3).
-            return
-
-        async def fill() -> None:
-            if not self._views.current(key, view, generation):
-                self.stats.dropped_fills += 1
-                emit("cache.fill_dropped", self.name, checkpoint.thread_id)
-            elif await self._put_near(view, key, checkpoint):
-                self.stats.fills += 1
-
-        await self._lanes.change(key, fill)
-
-    @staticmethod
-    def _is_head(view: View, checkpoint: Checkpoint) -> bool:
-        return isinstance(view.head, Entry) and view.head == checkpoint.entry
-
-    # -- trust ---------------------------------------------------------------------------------------
-
-    async def _ask_near(self, view: View, operation: Operation[R]) -> R:
-        """One call on the near tier; whatever it raises, the tier has missed something of this thread."""
-        try:
-            return await self.near.handle(operation)
-        except CheckpointTooLarge:
-            raise
-        except Exception as error:
-            view.distrusted = True
-            view.vouched.clear()
-            self.stats.near_failures += 1
-            thread_id = operation.threads[0]
-            logger.warning(
-                "%s: near tier %s failed during %s of thread %s (%s); it is not asked about the thread until mended",
-                self.name,
-                self.near.name,
-                operation.name,
-                shorten(thread_id),
-                type(error).__name__,
-            )
-            emit("tier.failed", self.name, thread_id, tier=self.near.name, operation=operation.name)
-            raise _NearFailed from error
-
-    async def _trusted(self, view: View, key: str) -> bool:
-        """Whether the near tier may be asked about the thread; mends it first where that is needed."""
-        return not view.distrusted or await self._lanes.change(key, lambda: self._mend(view, key))
-
-    async def _mend(self, view: View, key: str) -> bool:
-        """Make the near tier believable about a thread again (in the thread's lane): drop what it holds of it."""
-        if not view.distrusted:
-            return True
-        try:
-            await self.near.handle(Delete(key))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the tier stays distrusted
-            logger.debug("%s: mending failed (%s)", self.name, type(error).__name__)
-            return False
-        view.vouched.clear()
-        view.distrusted, view.verified = False, True
-        self.stats.mended += 1
-        emit("tier.mended", self.name, None, tier=self.near.name)
-        return True
-
-    async def _verify(self, view: View, key: str, thread_id: str) -> bool:
-        """Compare what the near tier held before this process with the truth; drop what differs.
-
-        Trust is never stored, it is earned anew by every process: so a change that the near tier missed just
-        before a crash is found (law 6).
-        """
-        generation = view.generation
-        truth = {
-            entry.id: entry.stamp for entry in await self.inner.handle(ListCheckpoints(thread_id, MOST, ordered=True))
-        }
-
-        async def compare() -> bool:
-            if not self._views.current(key, view, generation):
-                return False
-            try:
-                for entry in await self._ask_near(view, ListCheckpoints(key, MOST, ordered=True)):
-                    if entry.id not in truth or truth[entry.id] != entry.stamp:
-                        await self._ask_near(view, Delete(key, entry.id))
-            except _NearFailed:
-                return False
-            view.verified = True
-            return True
-
-        return await self._lanes.change(key, compare)
+    async def _truth(self, thread_id: str) -> list[Entry]:
+        """All checkpoints of a thread, as the layer below has them."""
+        return await self.inner.handle(ListCheckpoints(thread_id, MOST, ordered=True))
 
     # -- life ----------------------------------------------------------------------------------------
 

@@ -81,18 +81,18 @@ class Driver(RuleBasedStateMachine):
         try:
             self._pair = self.run(self._build())
         except BaseException:
+            # Hypothesis tears down only what was made.
             self._runner.close()
             raise
-        self.handles = [self._pair.first]
-        if self._pair.second is not None:
-            if self.plan.bounded:
-                raise ValueError("bounded=True needs a factory of single checkpointers: each forgets on its own")
-            self.handles.append(self._pair.second)
+        self.handles = [handle for handle in (self._pair.first, self._pair.second) if handle is not None]
 
     async def _build(self) -> Pair:
         built = self.plan.factory()
         made = await built if inspect.isawaitable(built) else built
-        return made if isinstance(made, Pair) else Pair(made)
+        pair = made if isinstance(made, Pair) else Pair(made)
+        if self.plan.bounded and pair.second is not None:
+            raise ValueError("bounded=True takes single checkpointers: two handles would each forget on their own")
+        return pair
 
     # -- loops -------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 from locus.memory.checkpointer import BaseCheckpointer
 
-from locus_tiered.testing.machine_rules import CoreRules, handles, ids, positions, threads
+from locus_tiered.testing.machine_rules import CoreRules, handles, ids, places, something_saved, threads
 from locus_tiered.testing.model import scribble
 
 __all__ = ["OptionalRules"]
@@ -89,29 +89,29 @@ class OptionalRules(CoreRules):
         self.run(step(self.handle(handle)))
 
     @precondition(_has("metadata_query"))
-    @rule(handle=handles, thread=threads, position=st.none() | positions, unknown=ids)
-    def get_metadata(self, handle: int, thread: str, position: int | None, unknown: str) -> None:
+    @rule(handle=handles, thread=threads, name=st.none() | ids)
+    def get_metadata(self, handle: int, thread: str, name: str | None) -> None:
         async def step(checkpointer: BaseCheckpointer) -> None:
-            await self.settle(checkpointer, thread)
-            name = None if position is None else self.existing(thread, position)
-            newest = self.existing(thread, 0)
-            row = await checkpointer.get_metadata(thread, name)
-            if newest is None:
-                self.same(f"get_metadata({thread!r})", row, None)
-            else:
-                self._check_row(row, thread, name or newest)
-            if self.model.find(thread, unknown) is None:
-                row = await checkpointer.get_metadata(thread, unknown)
-                self.same(f"get_metadata({thread!r}, {unknown!r})", row, None)
+            await self.settle(checkpointer)
+            newest = self.model.ids(thread)[:1]
+            asked = {(thread, name): name or (newest[0] if newest else None)}
+            asked |= {row: row[1] for row in self.model.rows()}
+            for (place, wanted), answered in asked.items():
+                row = await checkpointer.get_metadata(place, wanted)
+                if answered is None or self.model.find(place, answered) is None:
+                    self.same(f"get_metadata({place!r}, {wanted!r})", row, None)
+                else:
+                    self._check_row(row, place, answered)
 
         self.run(step(self.handle(handle)))
 
+    @something_saved
     @precondition(_has("metadata_query"))
-    @rule(handle=handles, thread=threads, position=positions)
-    def query_by_metadata(self, handle: int, thread: str, position: int) -> None:
+    @rule(handle=handles, place=places)
+    def query_by_metadata(self, handle: int, place: int) -> None:
         async def step(checkpointer: BaseCheckpointer) -> None:
+            saved = self.model.find(*self.row(place))
             await self.settle(checkpointer)
-            saved = self.model.find(thread, self.existing(thread, position))
             for key, value in (saved.metadata if saved else {}).items():
                 # Stores differ in what equals what across types (1, 1.0, true), and only there.
                 if key and isinstance(value, str) and value:

@@ -21,7 +21,7 @@ from locus_tiered.testing.machine_driver import Driver, Forgivable
 from locus_tiered.testing.model import scribble
 from locus_tiered.testing.strategies import few_ids
 
-__all__ = ["CoreRules", "handles", "ids", "positions", "threads"]
+__all__ = ["CoreRules", "handles", "ids", "places", "something_saved", "threads"]
 
 ITERATIONS = "_locus_iteration_checkpoints"
 """Where the SDK's agents keep the ids of a turn's iteration saves."""
@@ -29,7 +29,9 @@ ITERATIONS = "_locus_iteration_checkpoints"
 threads: Bundle[str] = Bundle("threads")
 ids: Bundle[str] = Bundle("ids")
 handles = st.integers(0, 1)
-positions = st.integers(0, 5)
+places = st.integers(0, 11)
+something_saved = precondition(lambda machine: bool(machine.model.threads))
+deletes_single = precondition(lambda machine: machine.handles[0].deletes_single_checkpoints)
 
 
 def _planned(field: str) -> Any:
@@ -65,10 +67,10 @@ class CoreRules(Driver):
         """The first or the second handle; the only one where there is one."""
         return self.handles[number % len(self.handles)]
 
-    def existing(self, thread: str, position: int) -> str | None:
-        """An id that the thread has, counted from the newest; ``None`` where it has none."""
-        names = self.model.ids(thread)
-        return names[position % len(names)] if names else None
+    def row(self, place: int) -> tuple[str, str]:
+        """The thread and id of some existing checkpoint; only where there is one."""
+        rows = self.model.rows()
+        return rows[place % len(rows)]
 
     def forgives(self, what: Forgivable) -> bool:
         """Whether the plan says not to check this."""
@@ -144,17 +146,18 @@ class CoreRules(Driver):
             scribble(state)
             scribble(metadata)
 
-    @rule(handle=handles, thread=threads, position=positions, state=_planned("states"))
-    def save_again(self, handle: int, thread: str, position: int, state: AgentState) -> None:
-        name = self.existing(thread, position)
-        if name is not None:
-            self.run(self._save(self.handle(handle), thread, name, state))
+    @something_saved
+    @rule(handle=handles, place=places, state=_planned("states"))
+    def save_again(self, handle: int, place: int, state: AgentState) -> None:
+        self.run(self._save(self.handle(handle), *self.row(place), state))
 
-    @rule(handle=handles, thread=threads, position=st.none() | positions)
-    def load_and_scribble(self, handle: int, thread: str, position: int | None) -> None:
+    @something_saved
+    @rule(handle=handles, place=places, latest=st.booleans())
+    def load_and_scribble(self, handle: int, place: int, latest: bool) -> None:
         async def step(checkpointer: BaseCheckpointer) -> None:
+            thread, chosen = self.row(place)
             await self.settle(checkpointer, thread)
-            name = None if position is None else self.existing(thread, position)
+            name = None if latest else chosen
             for _ in range(2):
                 loaded = await checkpointer.load(thread, name)
                 self.same(f"load({thread!r}, {name!r})", loaded, self.model.state(thread, name))
@@ -185,14 +188,13 @@ class CoreRules(Driver):
         if not self.forgives("delete answers"):
             self.same(f"delete({thread!r}, {name!r})", removed, there)
 
-    @precondition(lambda self: self.handles[0].deletes_single_checkpoints)
-    @rule(handle=handles, thread=threads, position=positions)
-    def delete_one(self, handle: int, thread: str, position: int) -> None:
-        name = self.existing(thread, position)
-        if name is not None:
-            self.run(self._delete(self.handle(handle), thread, name))
+    @something_saved
+    @deletes_single
+    @rule(handle=handles, place=places)
+    def delete_one(self, handle: int, place: int) -> None:
+        self.run(self._delete(self.handle(handle), *self.row(place)))
 
-    @precondition(lambda self: self.handles[0].deletes_single_checkpoints)
+    @deletes_single
     @rule(handle=handles, thread=threads, name=ids)
     def delete_by_chosen_id(self, handle: int, thread: str, name: str) -> None:
         self.run(self._delete(self.handle(handle), thread, name))
@@ -260,23 +262,25 @@ class CoreRules(Driver):
 
         self.run(step(self.handle(handle)))
 
-    @precondition(lambda self: self.handles[0].deletes_single_checkpoints)
-    @rule(handle=handles, thread=threads, position=positions)
-    def load_while_deleting(self, handle: int, thread: str, position: int) -> None:
+    @deletes_single
+    @rule(handle=handles, thread=threads, name=ids, state=_planned("states"))
+    def load_while_deleting(self, handle: int, thread: str, name: str, state: AgentState) -> None:
+        """A read of what nobody has read yet, overtaken by its deletion, must not keep it alive."""
+
         async def step(checkpointer: BaseCheckpointer) -> None:
-            await self.settle(checkpointer, thread)
-            name = self.existing(thread, position)
-            if name is not None:
-                before = self.model.state(thread, name)
-                early, _, late = await _together(
-                    (
-                        checkpointer.load(thread, name),
-                        self._delete(checkpointer, thread, name),
-                        checkpointer.load(thread, name),
-                    )
+            if await self._save(checkpointer, thread, name, state) is None:
+                return
+            before = self.model.state(thread, name)
+            early, _, late = await _together(
+                (
+                    checkpointer.load(thread, name),
+                    self._delete(checkpointer, thread, name),
+                    checkpointer.load(thread, name),
                 )
-                assert early in (before, None) and late in (before, None)
-                self.same("a checkpoint read while it was deleted", await checkpointer.load(thread, name), None)
+            )
+            assert early in (before, None), f"a load during a delete answered {early!r}"
+            assert late in (before, None), f"a load during a delete answered {late!r}"
+            self.same("a checkpoint read while it was deleted", await checkpointer.load(thread, name), None)
 
         self.run(step(self.handle(handle)))
 

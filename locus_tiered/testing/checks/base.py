@@ -149,6 +149,11 @@ class Subject:
             self._made = await made if inspect.isawaitable(made) else made
         return self._made
 
+    @property
+    def made(self) -> BaseCheckpointer | None:
+        """The checkpointer under test, if a check asked for it."""
+        return self._made
+
     async def reopen(self) -> BaseCheckpointer:
         """Another handle on the same data.
 

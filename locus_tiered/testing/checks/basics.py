@@ -12,9 +12,7 @@ ALL = 1_000_000
 """A limit above the number of checkpoints of any thread here; the SDK uses the same for "all"."""
 
 
-async def save_some(
-    checkpointer: BaseCheckpointer, count: int, thread: str = "t"
-) -> dict[str, AgentState]:
+async def save_some(checkpointer: BaseCheckpointer, count: int, thread: str = "t") -> dict[str, AgentState]:
     """Save ``count`` states under ids whose alphabetical order is not the order of saving; oldest first."""
     saved = {}
     for number in range(count):

@@ -108,9 +108,7 @@ async def _expect_untouched(
             subject.expect_state(await cp.load("t", old), state, f"{failed}, load('t', {old!r})")
         subject.expect_state(await cp.load("t"), kept[1], f"{failed}, load('t')")
         await _expect_nothing(cp, thread, name, failed)
-    expect(
-        len({error is None for error in errors}) == 1, f"save of {what} is refused for some ids and not for others"
-    )
+    expect(len({error is None for error in errors}) == 1, f"save of {what} is refused for some ids and not for others")
     return errors[0]
 
 
@@ -153,9 +151,7 @@ async def check_none_is_refused(subject: Subject) -> None:
     """A state of None fails the save, and nothing changed."""
     cp = await subject.make()
     nothing = cast(AgentState, None)
-    error = await _expect_untouched(
-        subject, lambda thread, name: cp.save(nothing, thread, name), "a state of None"
-    )
+    error = await _expect_untouched(subject, lambda thread, name: cp.save(nothing, thread, name), "a state of None")
     expect(error is not None, "save(None) was accepted")
 
 

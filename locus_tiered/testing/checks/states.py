@@ -7,10 +7,11 @@ that no order can come from a state itself.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from locus.core.messages import Message, ToolCall, ToolResult
+from locus.core.messages import Message, Role, ToolCall, ToolResult
 from locus.core.state import AgentState, ReasoningStep, ToolExecution
 
 __all__ = ["difference", "large_state", "nested_state", "plain_state", "rich_state", "without_message_times"]
@@ -36,13 +37,11 @@ def nested_state(label: str) -> AgentState:
     return AgentState(
         run_id=label,
         messages=(
-            Message(role="user", content="hello", metadata={"tags": ["first"]}),
+            Message(role=Role.USER, content="hello", metadata={"tags": ["first"]}),
             Message.assistant(content=None, tool_calls=[call]),
         ),
         tool_executions=(
-            ToolExecution(
-                tool_name="lookup", tool_call_id="call-1", arguments={"filters": ["open"]}, timestamp=_WHEN
-            ),
+            ToolExecution(tool_name="lookup", tool_call_id="call-1", arguments={"filters": ["open"]}, timestamp=_WHEN),
         ),
         provider_state={"cursor": {"pages": [1]}},
         started_at=_WHEN,
@@ -67,10 +66,10 @@ def rich_state() -> AgentState:
         agent_id="contract",
         messages=(
             Message.system("You are terse.\nLine two\u2028and three."),
-            Message.user("Grüße, 世界 \U0001f30d — \"quoted\" \\ back/slash \t tab"),
+            Message.user('Grüße, 世界 \U0001f30d — "quoted" \\ back/slash \t tab'),
             Message.assistant(content=None, tool_calls=[call]),
             Message.tool(ToolResult(tool_call_id="call-7", name="search_orders", content="3 orders")),
-            Message(role="assistant", content="", metadata={"cache_control": {"type": "ephemeral"}}),
+            Message(role=Role.ASSISTANT, content="", metadata={"cache_control": {"type": "ephemeral"}}),
         ),
         iteration=7,
         max_iterations=12,
@@ -132,14 +131,25 @@ def difference(got: AgentState, wanted: AgentState) -> str:
     """Where two states differ, in a line."""
     if got.run_id != wanted.run_id:
         return f"got the state {got.run_id!r}, expected {wanted.run_id!r}"
-    parts = []
-    for name in type(wanted).model_fields:
-        one, other = getattr(got, name), getattr(wanted, name)
-        if one != other:
-            parts.append(f"{name} is {_cut(one)}, expected {_cut(other)}")
-    return f"state {wanted.run_id!r}: " + "; ".join(parts)
+    places = list(_places(got.model_dump(), wanted.model_dump(), ""))
+    more = f" and in {len(places) - 2} more places" if len(places) > 2 else ""
+    return f"state {wanted.run_id!r} differs: " + "; ".join(places[:2]) + more
+
+
+def _places(got: Any, wanted: Any, path: str) -> Iterator[str]:
+    if got == wanted:
+        return
+    steps: Iterable[Any] = ()
+    if isinstance(got, dict) and isinstance(wanted, dict) and got.keys() == wanted.keys():
+        steps = wanted
+    elif isinstance(got, list | tuple) and isinstance(wanted, list | tuple) and len(got) == len(wanted):
+        steps = range(len(wanted))
+    else:
+        yield f"{path or 'it'} is {_cut(got)}, expected {_cut(wanted)}"
+    for step in steps:
+        yield from _places(got[step], wanted[step], f"{path}.{step}" if path else str(step))
 
 
 def _cut(value: object) -> str:
     text = ascii(value)
-    return text if len(text) <= 160 else f"{text[:157]}..."
+    return text if len(text) <= 100 else f"{text[:97]}..."

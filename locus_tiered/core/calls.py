@@ -1,0 +1,90 @@
+"""Calls on a foreign checkpointer: errors become ours, first calls go alone, empty answers are doubted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, cast
+
+from locus_tiered.core.errors import BackendError, CapabilityMissing, LocusTieredError, shorten
+from locus_tiered.core.lanes import PerLoop
+from locus_tiered.core.traits import Traits
+
+__all__ = ["Calls"]
+
+T = TypeVar("T")
+
+_CHANGES = ("save", "delete", "copy_thread", "vacuum")
+
+
+class _Gate:
+    """Lets the first call of an event loop run alone."""
+
+    def __init__(self) -> None:
+        self.open = False
+        self.lock = asyncio.Lock()
+
+
+class Calls:
+    """How one leaf calls its backend. ``member`` tells the leaf's name."""
+
+    def __init__(self, member: Callable[[], str], traits: Traits) -> None:
+        self._member = member
+        self._traits = traits
+        self._gates: PerLoop[_Gate] = PerLoop(_Gate)
+
+    async def make(
+        self, operation: str, thread_id: str | None, call: Callable[[], Awaitable[T]], empty: Any = None
+    ) -> T:
+        """Make one call; whatever it raises becomes an error of ours that names this member.
+
+        ``empty`` is the answer of a backend in which nothing was ever saved, where that is an error of its own.
+        """
+        try:
+            if self._traits.first_call_alone:
+                gate = self._gates.get()
+                if not gate.open:
+                    async with gate.lock:
+                        result = await call()
+                        gate.open = True
+                        return result
+            return await call()
+        except LocusTieredError:
+            raise  # a stack inside another checkpointer inside this stack
+        except NotImplementedError as error:
+            raise CapabilityMissing(f"{operation}: {self._member()} does not implement it") from error
+        except Exception as error:
+            if empty is not None and self._traits.absent is not None and self._traits.absent(error):
+                return cast("T", empty)
+            raise self._failed(operation, thread_id, error) from error
+
+    def _failed(self, operation: str, thread_id: str | None, error: Exception) -> BackendError:
+        about = "" if thread_id is None else f" of thread {shorten(thread_id)}"
+        safe = "what was acknowledged before is untouched"
+        if operation in _CHANGES:
+            safe = f"this {operation} was not acknowledged and may or may not have taken effect; {safe}"
+        member = self._member()
+        return BackendError(
+            f"{member} failed during {operation}{about} ({type(error).__name__}): {safe}. See the cause; try again "
+            "when the member is back",
+            member=member,
+            operation=operation,
+        )
+
+    async def sure(self, operation: str, thread_id: str, empty: bool) -> None:
+        """Where nothing may also mean "not reached": raise unless the backend can be reached (law 7)."""
+        if not empty or not self._traits.none_is_unknown or self._traits.probe is None:
+            return
+        if not await self.make(operation, thread_id, self._traits.probe):
+            member = self._member()
+            raise BackendError(
+                f"{member} cannot be reached, so its empty answer to {operation} of thread {shorten(thread_id)} "
+                "means nothing; the data is as it was. Try again when it is back",
+                member=member,
+                operation=operation,
+                temporary=True,
+            )
+
+    def forget_loop(self) -> None:
+        """The backend lets go of this event loop: its next call here is a first one again."""
+        self._gates.drop()

@@ -1,0 +1,102 @@
+"""Two tools for the checks of laws 9 and 10: cancel a call exactly where it waits, and run in another event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import threading
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Generic, TypeVar
+
+__all__ = ["CutCall", "in_another_loop"]
+
+T = TypeVar("T")
+
+
+class CutCall(Generic[T]):
+    """Awaits ``call`` and cancels the task it runs in when the call waits for the ``at``-th time.
+
+    So every place at which a call can be cancelled is reached, one after another, without any timing.
+    ``reached`` tells whether the call waited that often.
+    """
+
+    def __init__(self, call: Coroutine[Any, Any, T], at: int) -> None:
+        self._call, self._at = call, at
+        self.reached = False
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        steps = self._call.__await__()
+        waits, error = 0, None
+        while True:
+            try:
+                waiting = steps.send(None) if error is None else steps.throw(error)
+            except StopIteration as done:
+                result: T = done.value
+                return result
+            waits, error = waits + 1, None
+            if waits == self._at and (task := asyncio.current_task()) is not None:
+                self.reached = True
+                task.cancel()
+            try:
+                yield waiting
+            except BaseException as raised:  # noqa: BLE001 - handed on to the call, whatever it is
+                error = raised
+
+    async def run(self) -> T:
+        """The same as a coroutine, for a task of its own."""
+        return await self
+
+
+async def in_another_loop(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run ``work`` in a new event loop in a thread of its own, and close that loop; as ``Agent.run_sync`` does.
+
+    Context variables of the caller are there. When the caller is cancelled, so is the work, but it is not waited
+    for: a call that hangs in there keeps its (daemon) thread.
+    """
+    caller = asyncio.get_running_loop()
+    outcome: asyncio.Future[T] = caller.create_future()
+    inner: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None] | None = None
+
+    def settle(result: Callable[[], T]) -> None:
+        if outcome.done():
+            return
+        try:
+            outcome.set_result(result())
+        except asyncio.CancelledError:
+            outcome.set_exception(AssertionError("a call raised CancelledError though nobody cancelled it"))
+        except BaseException as error:  # noqa: BLE001 - the caller's to see
+            outcome.set_exception(error)
+
+    async def main() -> T:
+        nonlocal inner
+        inner = asyncio.get_running_loop(), asyncio.current_task()
+        return await work()
+
+    def live() -> None:
+        error: BaseException | None = None
+        value: list[T] = []
+        try:
+            with asyncio.Runner() as runner:
+                value.append(runner.run(main()))
+        except BaseException as raised:  # noqa: BLE001 - the caller's to see
+            error = raised
+
+        def result() -> T:
+            if error is not None:
+                raise error
+            return value[0]
+
+        # The caller's loop may be closed by now; then nobody asks any more.
+        with contextlib.suppress(RuntimeError):
+            caller.call_soon_threadsafe(settle, result)
+
+    context = contextvars.copy_context()
+    threading.Thread(target=context.run, args=(live,), name="another event loop", daemon=True).start()
+    try:
+        return await outcome
+    except asyncio.CancelledError:
+        if inner is not None and inner[1] is not None:
+            with contextlib.suppress(RuntimeError):
+                inner[0].call_soon_threadsafe(inner[1].cancel)
+        raise
