@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
@@ -24,7 +25,7 @@ from pydantic_core import PydanticSerializationError, from_json, to_jsonable_pyt
 from locus_tiered.core.canonical import digest_of, digest_steps
 from locus_tiered.core.errors import UnserialisableState
 
-__all__ = ["LARGE", "Body", "Checkpoint", "Entry", "plain_metadata"]
+__all__ = ["LARGE", "Body", "Checkpoint", "Entry", "plain_metadata", "state_digest"]
 
 ITERATION_KEY = "_locus_iteration_checkpoints"
 """Where the SDK's agent lists the iteration saves of a turn, inside ``state.metadata``."""
@@ -159,13 +160,14 @@ class Body:
     needs the bytes. Whatever is given to a caller is his alone.
     """
 
-    __slots__ = ("_digests", "_encoded", "_state")
+    __slots__ = ("_encoded", "_plain", "_state", "_taken")
 
     def __init__(self, encoded: bytes | None = None, *, state: AgentState | None = None) -> None:
         assert encoded is not None or state is not None
         self._encoded = encoded
         self._state = state  # nobody else's: for the first caller who asks
-        self._digests: dict[frozenset[str], str] = {}
+        self._taken = False
+        self._plain: dict[str, Any] | None = None  # see _keep_plain
 
     @classmethod
     async def of(cls, state: Any) -> Body:
@@ -188,39 +190,56 @@ class Body:
             self._encoded = await asyncio.to_thread(_in_slices, _encode_steps(self._state))
         return self.encoded
 
-    def data(self) -> dict[str, Any]:
-        """The state as JSON values, fresh for every call."""
-        return _loads(self.encoded)
-
     def hand_over(self) -> AgentState:
         """The state, where nobody else will ask this body for anything."""
         return self._state if self._state is not None else _decode(self.encoded)
 
-    def state(self) -> AgentState:
-        """The state for one caller: shares nothing with what is stored or with what others are given."""
-        encoded = self.encoded  # before the state leaves: its new owner may change it
+    async def take(self) -> AgentState:
+        """The state for one caller: shares nothing with what is stored or with what others are given.
+
+        Made off the event loop when it is large.
+        """
+        encoded = self._encoded
+        if encoded is None:
+            encoded = await self.encode()  # before the state leaves: its new owner may change it
         if self._state is not None:
             state, self._state = self._state, None
             return state
+        if self._plain is not None:
+            return AgentState.model_validate(self._plain)
+        if len(encoded) > LARGE:
+            return await asyncio.to_thread(_decode_slowly, encoded)
+        if self._taken and len(encoded) <= _HOT_BYTES:
+            _keep_plain(self, encoded)
+        self._taken = True
         return _decode(encoded)
 
-    async def take(self) -> AgentState:
-        """:meth:`state`, made off the event loop when it is large."""
-        encoded = self._encoded if self._encoded is not None else await self.encode()
-        if self._state is None and len(encoded) > LARGE:
-            return await asyncio.to_thread(_decode_slowly, encoded)
-        return self.state()
 
-    async def digest(self, leave_out: Collection[str] = ()) -> str:
-        """The canonical digest, the same for every encoding of one state; remembered."""
-        key = frozenset(leave_out)
-        if key not in self._digests:
-            encoded = await self.encode()
-            if len(encoded) > LARGE:
-                self._digests[key] = await asyncio.to_thread(_digest_slowly, encoded, key)
-            else:
-                self._digests[key] = digest_of(_loads(encoded), key)
-        return self._digests[key]
+# A state that is asked for again and again is validated from JSON values, which is faster than from JSON text.
+# Only a few, and only where validation copies every container, so that callers still share nothing.
+_HOT_BYTES, _HOT_BODIES = 64 * 1024, 32
+_hot: deque[Body] = deque()
+
+
+def _keep_plain(body: Body, encoded: bytes) -> None:
+    data = _loads(encoded)
+    if not _is_flat(data):
+        return
+    body._plain = data
+    _hot.append(body)
+    if len(_hot) > _HOT_BODIES:
+        _hot.popleft()._plain = None
+
+
+def _is_flat(data: dict[str, Any]) -> bool:
+    """Whether no free-form value holds a container, which validation would pass on as it is."""
+    if data.get("provider_state") is not None or data.get("tool_executions") or data.get("reasoning_steps"):
+        return False
+    free = [data.get("metadata", {})]
+    for message in data.get("messages", ()):
+        free.append(message.get("metadata", {}))
+        free.extend(call.get("arguments", {}) for call in message.get("tool_calls", ()))
+    return not any(isinstance(value, dict | list) for values in free for value in values.values())
 
 
 def _decode_slowly(encoded: bytes) -> AgentState:
@@ -230,8 +249,30 @@ def _decode_slowly(encoded: bytes) -> AgentState:
         return _decode(encoded)
 
 
-def _digest_slowly(encoded: bytes, leave_out: Collection[str]) -> str:
-    return _in_slices(digest_steps(_loads(encoded), leave_out))
+def _data_steps(state: AgentState) -> Iterator[dict[str, Any] | None]:
+    """``state.to_checkpoint()``, one element of a long sequence at a time."""
+    data = state.model_dump(mode="json", exclude=set(_SEQUENCES))
+    yield None
+    for name in _SEQUENCES:
+        data[name] = []
+        for element in getattr(state, name):
+            data[name].append(element.model_dump(mode="json"))
+            yield None
+    yield data
+
+
+async def state_digest(state: AgentState, leave_out: Collection[str] = ()) -> str:
+    """The canonical digest of a state (see ``canonical.py``), made off the event loop when it is large.
+
+    Taken over the state itself, so that it is the same however a store encodes it.
+    """
+    if not _looks_large(state):
+        return digest_of(state.to_checkpoint(), leave_out)
+
+    def slowly() -> str:
+        return _in_slices(digest_steps(_in_slices(_data_steps(state)), leave_out))
+
+    return await asyncio.to_thread(slowly)
 
 
 @dataclass(frozen=True, slots=True)

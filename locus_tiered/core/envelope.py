@@ -22,7 +22,7 @@ from typing import Any
 from locus.core.messages import Message
 from locus.core.state import AgentState
 
-from locus_tiered.core.checkpoint import Body, Checkpoint
+from locus_tiered.core.checkpoint import Body, Checkpoint, state_digest
 from locus_tiered.core.errors import CorruptCheckpoint, shorten
 from locus_tiered.core.stamp import is_stamp
 from locus_tiered.core.traits import Traits
@@ -85,7 +85,7 @@ async def seal(checkpoint: Checkpoint, traits: Traits) -> tuple[AgentState, dict
         "stamp": checkpoint.stamp,
         "thread": checkpoint.thread_id,
         "id": checkpoint.id,
-        "digest": await checkpoint.body.digest(traits.digest_leaves_out),
+        "digest": await state_digest(state, traits.digest_leaves_out),
         "sdk": SDK,
     }
     inside = dict(envelope)
@@ -106,17 +106,18 @@ async def unseal(
     neither its content nor the question was saved by someone who had loaded it without the stack and carried
     the envelope along: it counts as saved without a stack.
     """
-    envelope = Envelope.read(state.metadata)
+    envelope = Envelope.read(state.metadata) if KEY in state.metadata else None
     if envelope is None:
         return Checkpoint(thread_id, checkpoint_id or "", None, {}, _body(state, traits))
     inside = state.metadata[KEY]
     own = user_metadata(state.metadata)
     if "outer" in inside:
         own[KEY] = inside["outer"]
-    body = _body(state.model_copy(update={"metadata": own}), traits)
+    bare = state.model_copy(update={"metadata": own})
     intact = True
     if envelope.digest is not None and envelope.sdk == SDK:
-        intact = await body.digest(traits.digest_leaves_out) == envelope.digest
+        intact = await state_digest(bare, traits.digest_leaves_out) == envelope.digest
+    body = _body(bare, traits)
     if envelope.names(thread_id, checkpoint_id):
         if not intact:
             raise _corrupt(member, thread_id, envelope.id, "what it holds is not what was saved (digest)")

@@ -25,7 +25,7 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import Callable, Coroutine, Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 from uuid import uuid4
 
 from locus.core.protocols import CheckpointerCapabilities
@@ -51,11 +51,10 @@ from locus_tiered.core.operations import (
     Search,
     Vacuum,
 )
+from locus_tiered.core.traits import ORDINARY, Traits
 
 if TYPE_CHECKING:
     from locus.core.state import AgentState
-
-    from locus_tiered.core.traits import Traits
 
 __all__ = ["DispatchingLayer", "Layer", "as_layer", "construction"]
 
@@ -66,11 +65,13 @@ MOST = 1_000_000_000
 
 
 def _id(value: object, what: str) -> str:
+    if type(value) is str and value:
+        return value
     if not isinstance(value, str):
         raise InvalidArgument(f"{what} must be a string, not {type(value).__name__}; nothing was done")
     if not value:
         raise InvalidArgument(f"{what} must not be empty; nothing was done")
-    return value
+    return str(value)
 
 
 def _optional_id(value: object) -> str | None:
@@ -110,6 +111,8 @@ class Layer(BaseCheckpointer):
     def __init__(self, inner: BaseCheckpointer | None = None, *, name: str | None = None) -> None:
         self._inner = None if inner is None else as_layer(inner, type(self).__name__)
         self.name = name or type(self).__name__
+        self._orderer: Layer | None = None
+        self._knows_orderer = False
 
     # -- the seam ------------------------------------------------------------------------------------
 
@@ -151,13 +154,20 @@ class Layer(BaseCheckpointer):
     @property
     def traits(self) -> Traits:
         """What is peculiar about whoever holds the truth below."""
-        return self.inner.traits
+        return ORDINARY if self._inner is None else self._inner.traits
 
     def ordering(self) -> Layer | None:
         """The outermost layer from here downwards that stamps saves, or ``None``."""
-        if self.orders:
-            return self
-        return None if self._inner is None else self._inner.ordering()
+        if not self._knows_orderer:
+            below = None if self._inner is None else self._inner.ordering()
+            self._orderer = self if self.orders else below
+            self._knows_orderer = True
+        return self._orderer
+
+    def put_in_order(self) -> None:
+        """Called by an ordering layer above, when it is made: leaves below keep one call per thread in flight."""
+        for member in self.members():
+            member.put_in_order()
 
     async def freeze(self, operation: Save) -> Save:
         """Settle a save: encode the state, stamp it, fix its id. Only a layer that ``orders`` can."""
@@ -322,7 +332,7 @@ class DispatchingLayer(Layer):
         handler = self._handlers.get(type(operation))
         if handler is None:
             return await self.inner.handle(operation)
-        return cast("R", await handler(self, operation))
+        return await handler(self, operation)  # type: ignore[no-any-return]
 
 
 def as_layer(checkpointer: object, where: str) -> Layer:

@@ -13,7 +13,8 @@ from __future__ import annotations
 import fnmatch
 import logging
 import re
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from locus.core.state import AgentState
 from locus.memory.checkpointer import BaseCheckpointer
@@ -52,6 +53,8 @@ from locus_tiered.core.traits import Traits
 
 __all__ = ["Leaf"]
 
+T = TypeVar("T")
+
 logger = logging.getLogger(__name__)
 
 _MANY = 1_000_000  # "all": what the SDK itself passes where it means that
@@ -85,6 +88,7 @@ class Leaf(DispatchingLayer):
         self._traits = traits if traits is not None else traits_of(backend)
         self._settle_timeout = settle_timeout
         self._lanes = Lanes()
+        self._in_order = False
         self._calls = Calls(lambda: self.name, self._traits)
         self._ranking = Ranking(clock, arrival_hint=self._traits.prunes)
         self._floors = Floors()
@@ -97,6 +101,15 @@ class Leaf(DispatchingLayer):
         return Explanation.of_backend(self.backend, self.name, self._traits.masks)
 
     # -- names ---------------------------------------------------------------------------------------
+
+    def put_in_order(self) -> None:
+        self._in_order = True
+
+    async def _read(self, thread_id: str, call: Callable[[], Awaitable[T]]) -> T:
+        """Make one call in the thread's lane; without an ordering layer above there are no lanes to keep."""
+        if self._in_order or self._traits.one_at_a_time:
+            return await self._lanes.read(self._lane(thread_id), call)
+        return await call()
 
     def _lane(self, thread_id: str) -> str:
         return "" if self._traits.one_at_a_time else thread_id
@@ -150,7 +163,7 @@ class Leaf(DispatchingLayer):
             answer = await self._calls.make("save", op.thread_id, lambda: self.backend.save(state, thread, name, plain))
             return op.checkpoint_id if answer == name and op.checkpoint_id is not None else answer
 
-        return await self._lanes.read(self._lane(op.thread_id), save)
+        return await self._read(op.thread_id, save)
 
     async def _mark_saved_again(self, checkpoint: Checkpoint, thread: str, name: str) -> None:
         """Leave the marker that a generated id was saved again, before its state is (see ``ranking``)."""
@@ -171,7 +184,7 @@ class Leaf(DispatchingLayer):
     # -- load ----------------------------------------------------------------------------------------
 
     async def on_load(self, op: Load) -> Checkpoint | None:
-        return await self._lanes.read(self._lane(op.thread_id), lambda: self._load(op))
+        return await self._read(op.thread_id, lambda: self._load(op))
 
     async def _load(self, op: Load) -> Checkpoint | None:
         thread = self._traits.thread_ids.encode(op.thread_id)
@@ -200,7 +213,7 @@ class Leaf(DispatchingLayer):
             await self._calls.sure("exists", op.thread_id, empty=not there)
             return there
 
-        return await self._lanes.read(self._lane(op.thread_id), exists)
+        return await self._read(op.thread_id, exists)
 
     # -- order ---------------------------------------------------------------------------------------
 
@@ -212,7 +225,7 @@ class Leaf(DispatchingLayer):
             plain = (name for name in names if marked_name(name) is None)
             return [Entry(self._traits.checkpoint_ids.decode(name) or name) for name in plain]
 
-        return await self._lanes.read(self._lane(op.thread_id), entries)
+        return await self._read(op.thread_id, entries)
 
     async def on_head(self, op: Head) -> Entry | None:
         async def head() -> Entry | None:
@@ -230,7 +243,7 @@ class Leaf(DispatchingLayer):
                 self._floors.raise_to(key, found)
             return found
 
-        return await self._lanes.read(self._lane(op.thread_id), head)
+        return await self._read(op.thread_id, head)
 
     async def _list(self, thread_id: str, limit: int) -> list[str]:
         thread = self._traits.thread_ids.encode(thread_id)

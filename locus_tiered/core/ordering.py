@@ -29,11 +29,11 @@ class OrderingLayer(DispatchingLayer, base=True):
         super().__init__(inner, name=name)
         self._clock = clock
         self._stamps = StampClock(clock)
+        self._partition = self.traits.partition
 
     def _scoped(self, thread_id: str) -> str:
         """The thread's key in everything that this process keeps: tenants of one backend never meet in it."""
-        partition = self.traits.partition
-        tenant = None if partition is None else partition(thread_id)
+        tenant = None if self._partition is None else self._partition(thread_id)
         if tenant is not None:
             return f"\x1f{len(tenant)}\x1f{tenant}{thread_id}"
         return f"\x1f0\x1f{thread_id}" if thread_id.startswith("\x1f") else thread_id

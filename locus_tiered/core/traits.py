@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from locus_tiered.core.ids import ANY, IdRule
 
-__all__ = ["Traits"]
+__all__ = ["ORDINARY", "Traits"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,3 +77,7 @@ class Traits:
     """Deleting a thread removes no more checkpoints than this."""
     shown: tuple[str, ...] = ()
     """Attributes that its ``repr`` may show (never a secret)."""
+
+
+ORDINARY = Traits()
+"""Those of a backend that keeps the contract, and of our own stores."""

@@ -104,6 +104,7 @@ class CachedCheckpointer(OrderingLayer):
         self._views = Views()
         self._lanes = Lanes()
         self._flights: Flights[Checkpoint | None] = Flights()
+        self.put_in_order()
         self._near = NearTier(self.near, self.name, self.stats, self._views, self._lanes, self._truth)
 
     def members(self) -> tuple[Layer, ...]:

@@ -23,11 +23,8 @@ from locus_tiered.core.operations import (
 )
 from locus_tiered.core.ordering import OrderingLayer
 from locus_tiered.core.stamp import stamp_seconds
-from locus_tiered.core.traits import Traits
 
 __all__ = ["Store", "matching", "row_of"]
-
-_TRAITS = Traits()
 
 
 def row_of(checkpoint: Checkpoint, saved_at: float) -> Row:
@@ -65,10 +62,6 @@ class Store(OrderingLayer, base=True):
     A subclass keeps checkpoints by ``(thread, id)`` with their stamps; filling in an old one never moves a
     thread's head.
     """
-
-    @property
-    def traits(self) -> Traits:
-        return _TRAITS
 
     @property
     @abstractmethod

@@ -30,7 +30,7 @@ from locus.core.state import AgentState
 from locus_tiered.testing.machine_driver import Factory, Forgivable, Loops, Pair, Plan
 from locus_tiered.testing.machine_optional import OptionalRules
 from locus_tiered.testing.model import DictionaryModel
-from locus_tiered.testing.strategies import HOSTILE_IDS, PLAIN_IDS, agent_states, metadata_dicts
+from locus_tiered.testing.strategies import HOSTILE_IDS, PLAIN_IDS, quick_metadata, quick_states
 
 __all__ = [
     "HOSTILE_IDS",
@@ -69,7 +69,8 @@ def checkpointer_machine(
         name: What Hypothesis calls the machine.
         thread_ids, checkpoint_ids: The pools to draw from; give a smaller one for a backend that refuses or
             mixes up some ids. Ids that are easily confused are drawn together more often.
-        states, metadata: What is saved; ``agent_states(small=True)`` and ``metadata_dicts()`` by default.
+        states, metadata: What is saved, every state marked by its own ``total_tokens_used``;
+            ``quick_states()`` and ``quick_metadata()`` by default.
         loops: ``"kept"``: one loop for the whole example; ``"closed"``: ``close()``, then another loop, as
             ``Agent.run_sync`` does; ``"abandoned"``: also another loop without ``close()``.
         bounded: The store may forget old checkpoints at any time, but must keep what was saved last, keep the
@@ -85,8 +86,8 @@ def checkpointer_machine(
         factory=factory,
         thread_ids=tuple(thread_ids),
         checkpoint_ids=tuple(checkpoint_ids),
-        states=agent_states(small=True) if states is None else states,
-        metadata=metadata_dicts() if metadata is None else metadata,
+        states=quick_states() if states is None else states,
+        metadata=quick_metadata() if metadata is None else metadata,
         loops=loops,
         bounded=bounded,
         refusals=tuple(refusals),

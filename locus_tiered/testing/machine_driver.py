@@ -19,7 +19,7 @@ from hypothesis.strategies import SearchStrategy
 from locus.core.state import AgentState
 from locus.memory.checkpointer import BaseCheckpointer
 
-from locus_tiered.testing.model import DictionaryModel, difference
+from locus_tiered.testing.model import DictionaryModel, brief, difference
 
 __all__ = ["Driver", "Forgivable", "Loops", "Pair", "Plan"]
 
@@ -159,7 +159,7 @@ class Driver(RuleBasedStateMachine):
         for thread in threads or sorted(self.known):
             listed, saved = await handle.list_checkpoints(thread, 1_000), self.model.ids(thread)
             present = set(listed)
-            self.same(f"the ids left in {thread!r}", listed, [name for name in saved if name in present])
+            self.same(f"the ids left in {brief(thread)}", listed, [name for name in saved if name in present])
             self.model.retain(thread, listed)
 
     async def compare(self) -> None:
@@ -167,7 +167,7 @@ class Driver(RuleBasedStateMachine):
         for number, handle in enumerate(self.handles):
             await self.settle(handle)
             for thread in sorted(self.known):
-                await self._compare_thread(handle, thread, f"handle {number}, thread {thread!r}")
+                await self._compare_thread(handle, thread, f"handle {number}, thread {brief(thread)}")
         self.same("what the event loop had to complain of", self._complaints, [])
 
     async def _compare_thread(self, handle: BaseCheckpointer, thread: str, where: str) -> None:
@@ -177,11 +177,11 @@ class Driver(RuleBasedStateMachine):
         self.same(f"{where}: the list of one", await handle.list_checkpoints(thread, 1), ids[:1])
         self.same(f"{where}: exists", await handle.exists(thread), bool(ids))
         for name in ids:
-            there = f"{where}, checkpoint {name!r}"
+            there = f"{where}, checkpoint {brief(name)}"
             self.same(there, await handle.load(thread, name), self.model.state(thread, name))
             self.same(f"{there}: exists", await handle.exists(thread, name), True)
         for name in list(self.model.deleted.get(thread, {}))[-_GONE:]:
-            there = f"{where}, deleted checkpoint {name!r}"
+            there = f"{where}, deleted checkpoint {brief(name)}"
             self.same(there, await handle.load(thread, name), None)
             self.same(f"{there}: exists", await handle.exists(thread, name), False)
         self.same(

@@ -18,7 +18,7 @@ from locus.core.state import AgentState
 from locus.memory.checkpointer import BaseCheckpointer
 
 from locus_tiered.testing.machine_driver import Driver, Forgivable
-from locus_tiered.testing.model import scribble
+from locus_tiered.testing.model import brief, scribble
 from locus_tiered.testing.strategies import few_ids
 
 __all__ = ["CoreRules", "handles", "ids", "places", "something_saved", "threads"]
@@ -39,9 +39,16 @@ def _planned(field: str) -> Any:
     return st.runner().flatmap(lambda machine: getattr(machine.plan, field))
 
 
-def _some_of(field: str) -> st.SearchStrategy[list[str]]:
+class _Few(list[str]):
+    """A few ids, printed so that a long one does not fill the screen."""
+
+    def __repr__(self) -> str:
+        return brief(list(self))
+
+
+def _some_of(field: str) -> st.SearchStrategy[_Few]:
     """A few ids of a pool: such as a careless backend confuses, or any."""
-    return st.runner().flatmap(lambda machine: few_ids(getattr(machine.plan, field)))
+    return st.runner().flatmap(lambda machine: few_ids(getattr(machine.plan, field)).map(_Few))
 
 
 def _made_up_ids() -> Iterator[str]:
@@ -53,7 +60,12 @@ def _made_up_ids() -> Iterator[str]:
 
 
 async def _together(work: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
-    return list(await asyncio.gather(*work))
+    """All at once. Every one has ended before the first failure is raised: none goes on behind our back."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
 
 
 class CoreRules(Driver):
@@ -62,6 +74,7 @@ class CoreRules(Driver):
     def __init__(self) -> None:
         super().__init__()
         self._made_up = _made_up_ids()
+        self._saves = 0
 
     def handle(self, number: int) -> BaseCheckpointer:
         """The first or the second handle; the only one where there is one."""
@@ -106,6 +119,9 @@ class CoreRules(Driver):
     ) -> str | None:
         """Save and note it in the model; answers the id, or ``None`` where the store refused."""
         before = self.model.ids(thread)
+        self._saves += 1
+        # No two saves are equal, so that a mix-up always shows. The copy shares what can be scribbled over.
+        state = state.model_copy(update={"total_tokens_used": self._saves})
         try:
             if metadata is None:
                 # As agents do: positional, and no metadata at all.
@@ -115,36 +131,33 @@ class CoreRules(Driver):
         except self.plan.refusals:
             return None
         if name is None:
-            assert isinstance(saved, str) and saved, f"save() answered {saved!r} for an id"
-            assert saved not in before, f"save() made up {saved!r}, which thread {thread!r} had already"
+            assert isinstance(saved, str) and saved, f"save() answered {brief(saved)} for an id"
+            assert saved not in before, f"save() made up {brief(saved)}, which thread {brief(thread)} had already"
         else:
             self.same("the id that save() answered", saved, name)
         self.model.save(thread, saved, state, metadata)
         if self.plan.bounded:
-            self.same(f"the newest of {thread!r} after a save", await handle.list_checkpoints(thread, 1), [saved])
+            self.same(f"the newest of {brief(thread)} after a save", await handle.list_checkpoints(thread, 1), [saved])
         return saved
 
     @rule(
         handle=handles,
         thread=threads,
-        name=st.none() | ids,
         state=_planned("states"),
         metadata=st.none() | _planned("metadata"),
         scribbled=st.booleans(),
     )
     def save(
-        self,
-        handle: int,
-        thread: str,
-        name: str | None,
-        state: AgentState,
-        metadata: dict[str, Any] | None,
-        scribbled: bool,
+        self, handle: int, thread: str, state: AgentState, metadata: dict[str, Any] | None, scribbled: bool
     ) -> None:
-        self.run(self._save(self.handle(handle), thread, name, state, metadata))
+        self.run(self._save(self.handle(handle), thread, None, state, metadata))
         if scribbled:
             scribble(state)
             scribble(metadata)
+
+    @rule(handle=handles, thread=threads, name=ids, state=_planned("states"), metadata=_planned("metadata"))
+    def save_as(self, handle: int, thread: str, name: str, state: AgentState, metadata: dict[str, Any]) -> None:
+        self.run(self._save(self.handle(handle), thread, name, state, metadata))
 
     @something_saved
     @rule(handle=handles, place=places, state=_planned("states"))
@@ -160,10 +173,10 @@ class CoreRules(Driver):
             name = None if latest else chosen
             for _ in range(2):
                 loaded = await checkpointer.load(thread, name)
-                self.same(f"load({thread!r}, {name!r})", loaded, self.model.state(thread, name))
+                self.same(f"load({brief(thread)}, {brief(name)})", loaded, self.model.state(thread, name))
                 scribble(loaded)
             listed = await checkpointer.list_checkpoints(thread)
-            self.same(f"the list of {thread!r}", listed, self.model.ids(thread)[:10])
+            self.same(f"the list of {brief(thread)}", listed, self.model.ids(thread)[:10])
             scribble(listed)
 
         self.run(step(self.handle(handle)))
@@ -173,9 +186,9 @@ class CoreRules(Driver):
         async def step(checkpointer: BaseCheckpointer) -> None:
             await self.settle(checkpointer, thread)
             want = self.model.state(thread, name)
-            self.same(f"load({thread!r}, {name!r})", await checkpointer.load(thread, name), want)
+            self.same(f"load({brief(thread)}, {brief(name)})", await checkpointer.load(thread, name), want)
             found = await checkpointer.exists(thread, name)
-            self.same(f"exists({thread!r}, {name!r})", found, want is not None)
+            self.same(f"exists({brief(thread)}, {brief(name)})", found, want is not None)
 
         self.run(step(self.handle(handle)))
 
@@ -186,7 +199,7 @@ class CoreRules(Driver):
         removed = await checkpointer.delete(thread, name)
         there = self.model.delete(thread, name)
         if not self.forgives("delete answers"):
-            self.same(f"delete({thread!r}, {name!r})", removed, there)
+            self.same(f"delete({brief(thread)}, {brief(name)})", removed, there)
 
     @something_saved
     @deletes_single
@@ -213,7 +226,7 @@ class CoreRules(Driver):
         async def step(checkpointer: BaseCheckpointer) -> None:
             await self.settle(checkpointer, thread)
             state = await checkpointer.load(thread)
-            self.same(f"the latest of {thread!r} as the turn starts", state, self.model.state(thread))
+            self.same(f"the latest of {brief(thread)} as the turn starts", state, self.model.state(thread))
             state = (state or AgentState(run_id="run")).with_message(Message.user("go on"))
             for iteration in range(1, iterations + 1):
                 state = state.with_iteration(iteration).with_message(Message.assistant("working"))
@@ -257,8 +270,8 @@ class CoreRules(Driver):
                 )
             )
             allowed = [before, self.model.state(thread)]
-            assert early in allowed, f"a load during a save answered neither the old latest nor the new: {early!r}"
-            assert late in allowed, f"a load during a save answered neither the old latest nor the new: {late!r}"
+            assert early in allowed, f"a load during a save answered neither the old latest nor the new: {brief(early)}"
+            assert late in allowed, f"a load during a save answered neither the old latest nor the new: {brief(late)}"
 
         self.run(step(self.handle(handle)))
 
@@ -278,8 +291,8 @@ class CoreRules(Driver):
                     checkpointer.load(thread, name),
                 )
             )
-            assert early in (before, None), f"a load during a delete answered {early!r}"
-            assert late in (before, None), f"a load during a delete answered {late!r}"
+            assert early in (before, None), f"a load during a delete answered {brief(early)}"
+            assert late in (before, None), f"a load during a delete answered {brief(late)}"
             self.same("a checkpoint read while it was deleted", await checkpointer.load(thread, name), None)
 
         self.run(step(self.handle(handle)))

@@ -12,13 +12,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from reprlib import Repr
 from typing import Any
 
 from locus.core.messages import ToolCall
 from locus.core.state import AgentState
 from pydantic import BaseModel
 
-__all__ = ["DictionaryModel", "Saved", "difference", "scribble"]
+__all__ = ["DictionaryModel", "Saved", "brief", "difference", "scribble"]
+
+_BRIEF = Repr()
+_BRIEF.maxstring, _BRIEF.maxother, _BRIEF.maxlevel = 72, 2_000, 10
+_BRIEF.maxlist = _BRIEF.maxtuple = _BRIEF.maxdict = _BRIEF.maxset = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +130,18 @@ def scribble(value: Any) -> None:
                 setattr(value, name, "scribbled")
 
 
+def brief(value: object) -> str:
+    """The ``repr`` of ``value`` with what is very long in it cut in the middle."""
+    return _BRIEF.repr(value)
+
+
 def difference(got: object, want: object) -> str:
     """How two values differ, in few lines: of two states only the fields that do."""
     if not isinstance(got, AgentState) or not isinstance(want, AgentState):
-        return f"  got  {got!r}\n  want {want!r}"
+        return f"  got  {brief(got)}\n  want {brief(want)}"
     lines = []
     for name in AgentState.model_fields:
         have, should = getattr(got, name), getattr(want, name)
         if have != should:
-            lines += [f"  {name}:", f"    got  {have!r}", f"    want {should!r}"]
+            lines += [f"  {name}:", f"    got  {brief(have)}", f"    want {brief(should)}"]
     return "\n".join(lines)

@@ -14,14 +14,27 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from random import Random
 from typing import Any
 
 from hypothesis import strategies as st
 from locus.core.messages import Message, Role, ToolCall
 from locus.core.state import AgentState, ReasoningStep, ToolExecution
 
-__all__ = ["HOSTILE_IDS", "PLAIN_IDS", "agent_states", "few_ids", "json_values", "metadata_dicts", "texts"]
+__all__ = [
+    "HOSTILE_IDS",
+    "PLAIN_IDS",
+    "agent_states",
+    "few_ids",
+    "json_values",
+    "metadata_dicts",
+    "metadata_of_seed",
+    "quick_metadata",
+    "quick_states",
+    "state_of_seed",
+    "texts",
+]
 
 HOSTILE_IDS: tuple[str, ...] = (
     # What careless backends confuse: sanitised, nested, joined by a colon...
@@ -74,6 +87,11 @@ PLAIN_IDS: tuple[str, ...] = ("t1", "t2", "t3", "t-4", "thread_5", "Thread6", "7
 """Ids that every backend keeps apart, for those that do not promise more."""
 
 
+_NASTY = ("", "\ud800", "a\udfffb", "nul\0")
+_WORDS = ("source", "step", "tags", "\u2028", '"\\', "\N{PILE OF POO}", "\N{RIGHT-TO-LEFT OVERRIDE}abc")
+_NUMBERS: tuple[float | int, ...] = (0.0, -0.0, 1e16, 1e-7, 0.1, 1.5e300, 2**53 + 1, 10**30, -1)
+_EPOCH = datetime.fromtimestamp(0, UTC)
+
 _CARELESS: tuple[Callable[[str], str], ...] = (
     lambda name: re.sub(r"\W", "_", name),
     lambda name: name[:255],
@@ -115,7 +133,7 @@ def _has_no_surrogate(text: str) -> bool:
 def _keys(*, hostile: bool) -> st.SearchStrategy[str]:
     # Pydantic writes a lone surrogate in a value, but not in a key: ``to_checkpoint`` raises, or at the top
     # of ``metadata`` silently replaces it.
-    return st.sampled_from(["source", "step", "tags"]) | texts(hostile=hostile).filter(_has_no_surrogate)
+    return st.sampled_from(_WORDS) | texts(hostile=hostile).filter(_has_no_surrogate)
 
 
 def _survives(text: str) -> bool:
@@ -127,14 +145,12 @@ def texts(*, hostile: bool = True, max_size: int = 12) -> st.SearchStrategy[str]
     """Short texts; ``hostile=False``: without what PostgreSQL's ``jsonb`` refuses, ``NUL`` and surrogates."""
     if not hostile:
         return st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=max_size)
-    nasty = st.sampled_from(["", "\ud800", "a\udfffb", "nul\0", "\u2028", '"\\', "\N{PILE OF POO}", "\u202eabc"])
-    return nasty | st.text(st.characters(), max_size=max_size).filter(_survives)
+    return st.sampled_from(_NASTY + _WORDS) | st.text(st.characters(), max_size=max_size).filter(_survives)
 
 
 def _numbers() -> st.SearchStrategy[float | int]:
-    special = [0.0, -0.0, 1e16, 1e-7, 0.1, 1.5e300, 2**53 + 1, 10**30, -1]
     finite = st.floats(allow_nan=False, allow_infinity=False, allow_subnormal=False)
-    return st.sampled_from(special) | st.integers() | finite
+    return st.sampled_from(_NUMBERS) | st.integers() | finite
 
 
 def json_values(*, hostile: bool = True, max_leaves: int = 6) -> st.SearchStrategy[Any]:
@@ -153,36 +169,22 @@ def metadata_dicts(*, hostile: bool = True) -> st.SearchStrategy[dict[str, Any]]
     return st.dictionaries(_keys(hostile=hostile), json_values(hostile=hostile, max_leaves=4), max_size=3)
 
 
-def agent_states(*, hostile: bool = True, small: bool = False) -> st.SearchStrategy[AgentState]:
+def agent_states(*, hostile: bool = True) -> st.SearchStrategy[AgentState]:
     """Varied states as an agent would save them.
 
-    Args:
-        hostile: Also texts that PostgreSQL's ``jsonb`` refuses (``NUL``, lone surrogates).
-        small: At most one message and little around it; for long runs with many saves.
+    ``hostile=False`` leaves out the texts that PostgreSQL's ``jsonb`` refuses (``NUL``, lone surrogates).
     """
     words, arguments = texts(hostile=hostile), metadata_dicts(hostile=hostile)
     moments = st.datetimes(min_value=datetime(1900, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
     optional_words = st.none() | words
-    few = 1 if small else 3
     calls = st.builds(ToolCall, id=words, name=words, arguments=arguments)
     messages = st.builds(
         Message,
         role=st.sampled_from(Role),
         content=optional_words,
-        tool_calls=st.lists(calls, max_size=1 if small else 2),
+        tool_calls=st.lists(calls, max_size=2),
         metadata=arguments,
     )
-    core: dict[str, st.SearchStrategy[Any]] = {
-        "run_id": words,
-        "messages": st.lists(messages, max_size=few).map(tuple),
-        "iteration": st.integers(0, 50),
-        "confidence": st.floats(0, 1),
-        "metadata": arguments,
-        "started_at": moments,
-        "updated_at": moments,
-    }
-    if small:
-        return st.builds(AgentState, **core)
     executions = st.builds(
         ToolExecution,
         tool_name=words,
@@ -203,10 +205,13 @@ def agent_states(*, hostile: bool = True, small: bool = False) -> st.SearchStrat
     )
     return st.builds(
         AgentState,
-        **core,
+        run_id=words,
         agent_id=optional_words,
+        messages=st.lists(messages, max_size=3).map(tuple),
+        iteration=st.integers(0, 50),
         tool_executions=st.lists(executions, max_size=2).map(tuple),
         reasoning_steps=st.lists(steps, max_size=2).map(tuple),
+        confidence=st.floats(0, 1),
         confidence_history=st.lists(st.floats(0, 1), max_size=3).map(tuple),
         tool_history=st.lists(words, max_size=3).map(tuple),
         tool_loop_read_only_tools=st.frozensets(words, max_size=4),
@@ -216,4 +221,71 @@ def agent_states(*, hostile: bool = True, small: bool = False) -> st.SearchStrat
         cost_usd_used=st.sampled_from([0.0, -0.0, 1e-9, 1e16, 0.30000000000000004]),
         errors=st.lists(words, max_size=2).map(tuple),
         provider_state=st.none() | arguments,
+        metadata=arguments,
+        started_at=moments,
+        updated_at=moments,
     )
+
+
+def quick_metadata(*, hostile: bool = True) -> st.SearchStrategy[dict[str, Any]]:
+    """As :func:`metadata_dicts`, from one number each: poorer, and far cheaper to draw."""
+    return st.builds(metadata_of_seed, st.integers(0, 2**16), hostile=st.just(hostile))
+
+
+def quick_states(*, hostile: bool = True) -> st.SearchStrategy[AgentState]:
+    """As :func:`agent_states`, from one number each: for programs with many saves."""
+    return st.builds(state_of_seed, st.integers(0, 2**16), hostile=st.just(hostile))
+
+
+def metadata_of_seed(seed: int, hostile: bool = True) -> dict[str, Any]:
+    """The metadata that :func:`quick_metadata` draws for ``seed``; none for 0."""
+    return _Quick(seed, hostile).metadata()
+
+
+def state_of_seed(seed: int, hostile: bool = True) -> AgentState:
+    """The state that :func:`quick_states` draws for ``seed``; the plainest for 0."""
+    return _Quick(seed, hostile).state()
+
+
+class _Quick:
+    def __init__(self, seed: int, hostile: bool) -> None:
+        self._seed = seed
+        self._random = Random(seed)
+        self._words = [*_WORDS, *(_NASTY if hostile else ())]
+
+    def _value(self, depth: int = 2) -> Any:
+        kind = self._random.randrange(8 if depth else 5)
+        if kind < 2:
+            return self._random.choice(self._words)
+        if kind < 5:
+            return self._random.choice([None, True, False, *_NUMBERS])
+        values = [self._value(depth - 1) for _ in range(self._random.randrange(3))]
+        return values if kind == 5 else dict(zip(_WORDS, values, strict=False))
+
+    def metadata(self) -> dict[str, Any]:
+        if self._seed == 0:
+            return {}
+        keys = self._random.sample(_WORDS, self._random.randrange(1, 4))
+        return {key: self._value() for key in keys}
+
+    def state(self) -> AgentState:
+        if self._seed == 0:
+            return AgentState(run_id="", started_at=_EPOCH, updated_at=_EPOCH)
+        word = self._random.choice(self._words)
+        call = ToolCall(id="call", name="tool", arguments=self.metadata())
+        message = Message(role=Role.ASSISTANT, content=word, tool_calls=[call], metadata=self.metadata())
+        execution = ToolExecution(
+            tool_name="tool", tool_call_id="call", arguments=self.metadata(), result=word, timestamp=_EPOCH
+        )
+        return AgentState(
+            run_id=f"{self._seed}",
+            messages=(message, Message.user(word)),
+            tool_executions=(execution,),
+            confidence_history=(0.0, 1e-7),
+            terminal_tools=frozenset(self._random.sample(_WORDS, 3)),
+            cost_usd_used=self._random.choice([0.0, -0.0, 1e16]),
+            provider_state=self.metadata() if self._seed % 2 else None,
+            metadata=self.metadata(),
+            started_at=_EPOCH + timedelta(microseconds=self._random.getrandbits(50)),
+            updated_at=_EPOCH,
+        )

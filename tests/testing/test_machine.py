@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from locus.core.messages import Message, ToolCall
 from locus.core.protocols import CheckpointerCapabilities
 from locus.core.state import AgentState
@@ -29,7 +28,7 @@ from locus_tiered.testing.machine import (
 )
 from locus_tiered.testing.model import difference, scribble
 from locus_tiered.testing.reference import ReferenceCheckpointer
-from locus_tiered.testing.strategies import agent_states, metadata_dicts
+from locus_tiered.testing.strategies import agent_states, metadata_dicts, metadata_of_seed, state_of_seed
 
 
 class TooLarge(ValueError):
@@ -435,11 +434,18 @@ BROKEN: dict[type[BaseCheckpointer], str] = {
 }
 
 
+FORGIVEN: dict[type[BaseCheckpointer], set[Any]] = {
+    # What else is wrong with these, so that what is asked about here is what is found.
+    MemoryCheckpointer: {"emptied threads", "delete answers"},
+    **{kind: {"undeclared operations"} for kind in (Sanitises, CutsIds, NormalisesIds, FoldsCase)},
+}
+
+
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda kind: kind.__name__)
 def test_a_broken_store_is_found(broken: type[BaseCheckpointer]) -> None:
-    forgives: set[Any] = {"undeclared operations"} if issubclass(broken, Sanitises) else set()
     with pytest.raises(AssertionError, match=BROKEN[broken]):
-        run_machine(checkpointer_machine(broken, forgives=forgives), max_examples=200, shrink=False)
+        # Found much sooner; the number leaves room for other versions of Hypothesis.
+        run_machine(checkpointer_machine(broken, forgives=FORGIVEN.get(broken, set())), max_examples=500, shrink=False)
 
 
 def test_a_store_bound_to_its_first_loop_is_found_only_where_loops_change() -> None:
@@ -500,7 +506,7 @@ def test_plain_ids_spare_a_store_that_mixes_up_hostile_ones() -> None:
 
 def test_the_shortest_program_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(AssertionError) as failure:
-        run_machine(checkpointer_machine(OldestFirst, states=st.just(AgentState())), max_examples=50)
+        run_machine(checkpointer_machine(OldestFirst), max_examples=30, steps=8)
     notes = "\n".join(getattr(failure.value, "__notes__", [])) + capsys.readouterr().out
     assert "state = CheckpointerMachine()" in notes
     assert notes.count("state.") < 12
@@ -537,6 +543,15 @@ def test_the_model() -> None:
 def test_states_survive_json_text(state: AgentState, metadata: dict[str, Any]) -> None:
     assert AgentState.from_checkpoint(json.loads(json.dumps(state.to_checkpoint()))) == state
     assert json.loads(json.dumps(metadata)) == metadata
+
+
+def test_quick_states_survive_json_text_and_differ() -> None:
+    states = [state_of_seed(seed) for seed in range(50)]
+    assert all(AgentState.from_checkpoint(json.loads(json.dumps(s.to_checkpoint()))) == s for s in states)
+    assert len({state.run_id for state in states}) == 50
+    assert state_of_seed(7) == state_of_seed(7)
+    assert metadata_of_seed(0) == {} != metadata_of_seed(1)
+    assert "\\ud800" not in json.dumps([state_of_seed(seed, hostile=False).to_checkpoint() for seed in range(50)])
 
 
 @settings(

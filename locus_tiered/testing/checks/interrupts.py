@@ -5,13 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Generator
+from types import CoroutineType
 from typing import Any, Generic, TypeVar
 
 __all__ = ["CutCall", "in_another_loop"]
 
 T = TypeVar("T")
+
+
+def _loses_cancellation(call: Any) -> bool:
+    """Whether the call waits in a ``wait_for`` of a Python that may swallow a cancellation there.
+
+    Before Python 3.12, one that comes as the awaited work is done is lost. That is no fault of a backend.
+    """
+    while sys.version_info < (3, 12) and isinstance(call, CoroutineType):
+        if call.cr_code is asyncio.wait_for.__code__:
+            return True
+        call = call.cr_await
+    return False
 
 
 class CutCall(Generic[T]):
@@ -34,8 +48,8 @@ class CutCall(Generic[T]):
             except StopIteration as done:
                 result: T = done.value
                 return result
-            waits, error = waits + 1, None
-            if waits == self._at and (task := asyncio.current_task()) is not None:
+            waits, error = waits + (not _loses_cancellation(self._call)), None
+            if waits == self._at and not self.reached and (task := asyncio.current_task()) is not None:
                 self.reached = True
                 task.cancel()
             try:

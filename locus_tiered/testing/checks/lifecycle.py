@@ -23,6 +23,8 @@ from locus_tiered.testing.checks.states import plain_state
 _WAITS = 24
 """At most so many places of one call are cancelled."""
 
+_BULK = "so large that no backend answers before it was waited for " * 5000
+
 
 async def _cut(call: Coroutine[Any, Any, object], at: int, what: str) -> bool:
     """Cancel ``call`` where it waits for the ``at``-th time; False when it never waits that often."""
@@ -64,7 +66,7 @@ async def check_cancelled_save(subject: Subject) -> None:
     await cp.save(before, "t", "z")
     for at in range(1, _WAITS + 1):
         # Falling names: a backend that breaks ties by name is judged for that elsewhere.
-        state, name, next_name = plain_state(f"cut {at}"), f"y{99 - at}-cut", f"y{99 - at}-after"
+        state, name, next_name = plain_state(f"cut {at}", bulk=_BULK), f"y{99 - at}-cut", f"y{99 - at}-after"
         what = f"a save cancelled where it waits for the {at}. time"
         if not await _cut(cp.save(state, "t", name), at, "save"):
             break
@@ -83,8 +85,10 @@ async def check_cancelled_save(subject: Subject) -> None:
 async def check_cancelled_load(subject: Subject) -> None:
     """A load that is cancelled harms nothing: the next calls answer as before."""
     cp = await subject.make()
-    saved = await save_some(cp, 2)
-    wanted = list(saved.values())[-1]
+    saved = {name: plain_state(f"save {name}", bulk=_BULK) for name in ("a", "b")}
+    for name, state in saved.items():
+        await cp.save(state, "t", name)
+    wanted = saved["b"]
     for at in range(1, _WAITS + 1):
         if not await _cut(cp.load("t"), at, "load"):
             break
