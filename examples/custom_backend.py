@@ -76,7 +76,8 @@ class Connection:
         """All of them or, when it fails, none; answers how many there were."""
 
         def delete(db: sqlite3.Connection) -> int:
-            with db:
+            with db:  # commits, or rolls back
+                db.execute("BEGIN IMMEDIATE")
                 return db.executemany("DELETE FROM entries WHERE key = ?", [(key,) for key in keys]).rowcount
 
         return await self._do(delete)
@@ -102,7 +103,8 @@ class Connection:
             db = sqlite3.connect(self._path, timeout=30, isolation_level=None)
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")  # a put that returned survives a power cut
-            db.execute("CREATE TABLE IF NOT EXISTS entries (place INTEGER PRIMARY KEY AUTOINCREMENT, key UNIQUE, value)")
+            columns = "place INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT UNIQUE NOT NULL, value TEXT NOT NULL"
+            db.execute(f"CREATE TABLE IF NOT EXISTS entries ({columns})")
             self._db = db
         return self._db
 
@@ -220,7 +222,7 @@ async def prove(directory: Path) -> None:
     numbers = count()
     report = await check_checkpointer_conformance(
         lambda: MyCustomBackend(f"sqlite:///{directory}/check-{next(numbers)}.db"),
-        reopen=lambda backend: MyCustomBackend(backend.conn_string),  # type: ignore[attr-defined]
+        reopen=lambda backend: MyCustomBackend(backend.conn_string),
     )
     print(f"{report} in {report.seconds:.1f} s")
 
@@ -236,8 +238,9 @@ async def use(directory: Path) -> None:
             print(f"> {prompt}\n{answer.message}")
         print(f"from memory: {stack.stats.hits}, from the backend: {stack.stats.misses}")
 
-    async with MyCustomBackend(conn_string) as backend:
-        print(f"in the backend: {len(await backend.list_checkpoints('support/42'))} checkpoints of 'support/42'")
+    backend = MyCustomBackend(conn_string)
+    print(f"kept by the backend: {len(await backend.list_checkpoints('support/42'))} checkpoints of 'support/42'")
+    await backend.close()
 
 
 async def main() -> None:

@@ -2,12 +2,13 @@
 
 It rides in the saved state's ``metadata["_locus_tiered"]`` and in the ``metadata=`` argument::
 
-    {"v": 1, "stamp": ..., "thread": ..., "id": ..., "digest": ..., "sdk": ...}
+    {"v": 1, "stamp": ..., "thread": ..., "id": ..., "digest": ..., "sdk": ..., "check": ...}
 
-``thread`` and ``id`` unmask a backend that answers with somebody else's state, ``digest`` unmasks damage. The
-digest is compared only by the version of the SDK that wrote it: another one may add or drop fields. The
-caller's own ``metadata=`` is folded in as ``metadata``, because few backends give it back.
-A state that already carries an envelope (a stack inside a stack) keeps it, folded in as ``outer``.
+``check`` is over the envelope itself, in the same way in every version. ``thread`` and ``id`` unmask a backend
+that answers with somebody else's state, ``digest`` unmasks damage. The digest is compared only by the version
+of the SDK that wrote it: another one may add or drop fields. The caller's own ``metadata=`` is folded in as
+``metadata``, because few backends give it back. A state that already carries an envelope (a stack inside a
+stack) keeps it, folded in as ``outer``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 from locus.core.messages import Message
 from locus.core.state import AgentState
 
+from locus_tiered.core.canonical import digest_of
 from locus_tiered.core.checkpoint import Body, Checkpoint, state_digest
 from locus_tiered.core.errors import CorruptCheckpoint, shorten
 from locus_tiered.core.stamp import is_stamp
@@ -55,7 +57,7 @@ class Envelope:
         stamp, thread, checkpoint_id = found.get("stamp"), found.get("thread"), found.get("id")
         if not (isinstance(stamp, str) and isinstance(thread, str) and isinstance(checkpoint_id, str)):
             return None
-        if not is_stamp(stamp):
+        if not is_stamp(stamp) or found.get("check") != _check(found):
             return None
         digest, sdk = found.get("digest"), found.get("sdk")
         return cls(
@@ -69,6 +71,12 @@ class Envelope:
     def names(self, thread_id: str, checkpoint_id: str | None) -> bool:
         """Whether it belongs to this thread and id (``None``: to any id of the thread)."""
         return self.thread == thread_id and checkpoint_id in (None, self.id)
+
+
+def _check(envelope: Mapping[str, Any]) -> str:
+    """The check over everything else that an envelope holds."""
+    held = {key: value for key, value in envelope.items() if key != "check"}
+    return digest_of(held)[:16]
 
 
 def user_metadata(metadata: Any) -> dict[str, Any]:
@@ -93,6 +101,7 @@ async def seal(checkpoint: Checkpoint, traits: Traits) -> tuple[AgentState, dict
         inside["metadata"] = dict(checkpoint.metadata)
     if KEY in state.metadata:
         inside["outer"] = state.metadata[KEY]
+    inside["check"], envelope["check"] = _check(inside), _check(envelope)
     sealed = state.model_copy(update={"metadata": {**state.metadata, KEY: inside}})
     return sealed, {**checkpoint.metadata, KEY: envelope}
 
@@ -108,6 +117,8 @@ async def unseal(
     """
     envelope = Envelope.read(state.metadata) if KEY in state.metadata else None
     if envelope is None:
+        if KEY in state.metadata:
+            raise _corrupt(member, thread_id, checkpoint_id, "its envelope is not one that was written")
         return Checkpoint(thread_id, checkpoint_id or "", None, {}, _body(state, traits))
     inside = state.metadata[KEY]
     own = user_metadata(state.metadata)

@@ -31,7 +31,7 @@ from locus_tiered.core.operations import (
     Save,
     Vacuum,
 )
-from locus_tiered.layers.cached import CachedCheckpointer, Latest, OnOutage, check_latest
+from locus_tiered.layers.cached import CachedCheckpointer, CacheStats, Latest, OnOutage, check_latest
 from locus_tiered.stores.base import Store
 
 __all__ = ["Tier", "TieredCheckpointer"]
@@ -194,6 +194,13 @@ class TieredCheckpointer(CachedCheckpointer):
             inner = CachedCheckpointer(inner, near=layer, latest=below, on_outage=on_outage, name=name, clock=clock)
         super().__init__(inner, near=near[0], latest=latest, on_outage=on_outage, name=name, clock=clock)
         self._layers = layers
+
+    @property
+    def tier_stats(self) -> dict[str, CacheStats]:
+        """What was done with each near tier, by its name, nearest first."""
+        caches = [layer for layer in self.walk() if isinstance(layer, CachedCheckpointer)]
+        names = [layer.name for layer in self._layers[:-1]]
+        return {name: cache.stats for name, cache in zip(names, caches, strict=False)}
 
     def explain(self) -> Explanation:
         home = self.home.explain()

@@ -19,16 +19,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import asdict, dataclass, field
 from time import perf_counter
+from typing import TypeVar, cast
 
 from locus.memory.checkpointer import BaseCheckpointer
 
 from locus_tiered.testing.checks import (
     Check,
     CheckSkipped,
-    Factory,
     Law,
     Normalise,
     Reopen,
@@ -39,6 +39,8 @@ from locus_tiered.testing.checks import (
 )
 
 __all__ = ["CheckResult", "ConformanceReport", "check_checkpointer_conformance"]
+
+C = TypeVar("C", bound=BaseCheckpointer)
 
 _MOST_DETAIL = 500
 
@@ -125,9 +127,9 @@ def _cell(text: str) -> str:
 
 
 async def check_checkpointer_conformance(
-    factory: Factory,
+    factory: Callable[[], C | Awaitable[C]],
     *,
-    reopen: Reopen | None = None,
+    reopen: Callable[[C], BaseCheckpointer | Awaitable[BaseCheckpointer | None] | None] | None = None,
     raise_on_failure: bool = True,
     only: Collection[str] | None = None,
     timeout: float = 30.0,
@@ -158,7 +160,7 @@ async def check_checkpointer_conformance(
     for check in all_checks():
         if names is not None and check.name not in names:
             continue
-        subject = Subject(factory, reopen=reopen, normalise=normalise)
+        subject = Subject(factory, reopen=cast(Reopen | None, reopen), normalise=normalise)
         report.checks.append(await _run(check, subject, timeout))
         made = subject.made
         if made is not None:

@@ -30,7 +30,7 @@ from locus.core.state import AgentState
 from locus_tiered.testing.machine_driver import Factory, Forgivable, Loops, Pair, Plan
 from locus_tiered.testing.machine_optional import OptionalRules
 from locus_tiered.testing.model import DictionaryModel
-from locus_tiered.testing.strategies import HOSTILE_IDS, PLAIN_IDS, quick_metadata, quick_states
+from locus_tiered.testing.strategies import HOSTILE_IDS, PLAIN_IDS, few_ids, quick_metadata, quick_states
 
 __all__ = [
     "HOSTILE_IDS",
@@ -84,8 +84,8 @@ def checkpointer_machine(
     """
     plan = Plan(
         factory=factory,
-        thread_ids=tuple(thread_ids),
-        checkpoint_ids=tuple(checkpoint_ids),
+        thread_ids=few_ids(thread_ids),
+        checkpoint_ids=few_ids(checkpoint_ids),
         states=quick_states() if states is None else states,
         metadata=quick_metadata() if metadata is None else metadata,
         loops=loops,

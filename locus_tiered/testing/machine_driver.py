@@ -53,8 +53,8 @@ class Plan:
     """The arguments of ``checkpointer_machine``, which documents them."""
 
     factory: Factory
-    thread_ids: tuple[str, ...]
-    checkpoint_ids: tuple[str, ...]
+    thread_ids: SearchStrategy[list[str]]
+    checkpoint_ids: SearchStrategy[list[str]]
     states: SearchStrategy[AgentState]
     metadata: SearchStrategy[dict[str, Any]]
     loops: Loops

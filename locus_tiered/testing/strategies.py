@@ -22,6 +22,8 @@ from hypothesis import strategies as st
 from locus.core.messages import Message, Role, ToolCall
 from locus.core.state import AgentState, ReasoningStep, ToolExecution
 
+from locus_tiered.testing.model import brief
+
 __all__ = [
     "HOSTILE_IDS",
     "PLAIN_IDS",
@@ -116,11 +118,18 @@ def _confusable(pool: Sequence[str]) -> list[list[str]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
+class _Few(list[str]):
+    """A few ids, printed so that a long one does not fill the screen."""
+
+    def __repr__(self) -> str:
+        return brief(list(self))
+
+
 def few_ids(pool: Sequence[str]) -> st.SearchStrategy[list[str]]:
     """Two to four different ids of ``pool``, often such as are easily confused."""
 
     def some(names: Sequence[str]) -> st.SearchStrategy[list[str]]:
-        return st.lists(st.sampled_from(names), min_size=min(2, len(names)), max_size=4, unique=True)
+        return st.lists(st.sampled_from(names), min_size=min(2, len(names)), max_size=4, unique=True).map(_Few)
 
     groups = _confusable(pool)
     return st.sampled_from(groups).flatmap(some) | some(pool) if groups else some(pool)

@@ -59,7 +59,7 @@ async def test_a_conversation_of_several_turns_is_remembered_and_its_history_is_
     stack: TieredCheckpointer,
 ) -> None:
     for number in range(1, 5):
-        await take_turn(stack, "t", f"question {number}", f"answer {number}", *["word"] * number)
+        await take_turn(stack, "t", f"question {number}", f"answer {number}", *[f"word{index}" for index in range(number)])
 
     agent = agent_on(stack)
     history = await agent.get_state_history("t", limit=10)
@@ -197,6 +197,8 @@ async def test_a_consumer_who_leaves_the_stream_leaves_a_turn_that_can_be_contin
 
 async def test_many_threads_at_once_do_not_meet(stack: TieredCheckpointer) -> None:
     threads = [f"thread/{number}" for number in range(6)] + ["thread:1", "thread_1", "Thread/1"]
+    await take_turn(stack, threads[0], "the very first", "it makes the bucket")
+    await stack.delete(threads[0])
     for turn in ("first", "second"):
         await asyncio.gather(
             *(take_turn(stack, thread, f"{turn} in {thread}", f"{turn}, {thread}", thread) for thread in threads)
@@ -210,3 +212,15 @@ async def test_many_threads_at_once_do_not_meet(stack: TieredCheckpointer) -> No
         ]
         assert len(await stack.list_checkpoints(thread)) == 2
     assert sorted(await stack.list_threads()) == sorted(threads)
+
+
+# FAILS (reported): S3Backend makes its bucket lazily, and two first saves side by side both try; the loser's
+# BucketAlreadyOwnedByYou fails the save. Its traits do not say first_call_alone.
+async def test_the_first_saves_of_many_threads_at_once_all_succeed_on_a_bucket_yet_to_be_made(
+    stack: TieredCheckpointer,
+) -> None:
+    threads = [f"thread {number}" for number in range(8)]
+    outcomes = await asyncio.gather(
+        *(take_turn(stack, thread, "hello", f"hello, {thread}") for thread in threads), return_exceptions=True
+    )
+    assert outcomes == [f"hello, {thread}" for thread in threads]

@@ -27,7 +27,7 @@ def said(found: AgentState | None) -> str | None:
     return None if found is None else found.messages[0].content
 
 
-async def arguments_of(name: str) -> tuple[Any, ...]:
+def arguments_of(name: str) -> tuple[Any, ...]:
     return {
         "save": (state(), "t", "a"),
         "load": ("t",),
@@ -127,7 +127,7 @@ async def test_fail_before_reaches_nothing(name: str) -> None:
     faulty = FaultyCheckpointer(script=[on(name).fail_before()])
     await faulty.inner.save(state(), "t", "kept")
     with pytest.raises(InjectedFault, match=f"injected: fail before, {name}"):
-        await getattr(faulty, name)(*await arguments_of(name))
+        await getattr(faulty, name)(*arguments_of(name))
     assert await faulty.inner.list_checkpoints("t") == ["kept"]
     assert faulty.calls[0].outcome == "raised"
     assert faulty.calls[0].error == "InjectedFault"

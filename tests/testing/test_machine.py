@@ -506,7 +506,8 @@ def test_plain_ids_spare_a_store_that_mixes_up_hostile_ones() -> None:
 
 def test_the_shortest_program_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(AssertionError) as failure:
-        run_machine(checkpointer_machine(OldestFirst), max_examples=30, steps=8)
+        machine = checkpointer_machine(OldestFirst, thread_ids=["t"], checkpoint_ids=["a"], loops="kept")
+        run_machine(machine, max_examples=30, steps=8)
     notes = "\n".join(getattr(failure.value, "__notes__", [])) + capsys.readouterr().out
     assert "state = CheckpointerMachine()" in notes
     assert notes.count("state.") < 12

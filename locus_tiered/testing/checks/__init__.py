@@ -3,7 +3,17 @@
 ``contract`` runs them under pytest, ``conformance`` without it. :func:`all_checks` lists them with their facts.
 """
 
-from locus_tiered.testing.checks import basics, capabilities, concurrency, ids, isolation, lifecycle, optional, order
+from locus_tiered.testing.checks import (
+    basics,
+    cancellation,
+    capabilities,
+    concurrency,
+    ids,
+    isolation,
+    lifecycle,
+    optional,
+    order,
+)
 from locus_tiered.testing.checks.base import (
     Check,
     CheckSkipped,
@@ -30,6 +40,7 @@ __all__ = [
     "Subject",
     "all_checks",
     "basics",
+    "cancellation",
     "capabilities",
     "check",
     "concurrency",

@@ -117,8 +117,8 @@ def check(
 
 
 def all_checks() -> tuple[Check, ...]:
-    """Every check, in the order in which they are written down."""
-    return tuple(_registry.values())
+    """Every check: what the SDK asks first, then law by law."""
+    return tuple(sorted(_registry.values(), key=lambda check: 0 if check.law == "sdk" else check.law))
 
 
 class Subject:
@@ -177,13 +177,18 @@ class Subject:
         if flag == "deletes_single_checkpoints":
             return (await self.make()).deletes_single_checkpoints is True
         if flag == "delete":
-            # There is no flag for it: an unknown thread is asked for, which harms nothing.
-            try:
-                await (await self.make()).delete("no such thread")
-            except NotImplementedError:
-                return False
-            return True
+            return await self._deletes(await self.make())
         return bool(getattr(await self.capabilities(), flag))
+
+    @staticmethod
+    async def _deletes(checkpointer: BaseCheckpointer) -> bool:
+        """Whether ``delete`` does anything. There is no flag for it, so in doubt an unknown thread is deleted."""
+        if type(checkpointer).delete is BaseCheckpointer.delete:
+            return False
+        if checkpointer.deletes_single_checkpoints is True:
+            return True
+        error = await refused(checkpointer.delete("no such thread"), "delete of an unknown thread")
+        return not isinstance(error, NotImplementedError)
 
     async def close_others(self) -> None:
         """Close the handles that :meth:`reopen` made."""

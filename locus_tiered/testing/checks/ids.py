@@ -112,6 +112,9 @@ async def checkpoints_apart(subject: Subject, ids: Sequence[str]) -> None:
             accepted = await problems.saved(cp.save(state, thread, name), name, f"save under id {short(name)}")
             if thread == "t":
                 kept[name] = state.run_id if accepted else None
+            if accepted:
+                what = f"load of the latest after save under id {short(name)}"
+                await problems.answered(_label(cp.load(thread)), state.run_id, what, accepted=True)
     await _look_at_checkpoints(cp, problems, kept)
     if await subject.has("deletes_single_checkpoints"):
         gone = [name for name in ids[:: max(1, len(ids) // 4)] if kept[name]]

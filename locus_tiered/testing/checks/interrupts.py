@@ -7,6 +7,7 @@ import contextlib
 import contextvars
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine, Generator
 from types import CoroutineType
 from typing import Any, Generic, TypeVar
@@ -32,11 +33,13 @@ class CutCall(Generic[T]):
     """Awaits ``call`` and cancels the task it runs in when the call waits for the ``at``-th time.
 
     So every place at which a call can be cancelled is reached, one after another, without any timing.
-    ``reached`` tells whether the call waited that often.
+    ``patient``: threads that the call handed its work to get a millisecond to begin before it is cancelled; what
+    runs in a thread cannot be cancelled any more, what has not begun is never done. ``reached`` tells whether the
+    call waited that often.
     """
 
-    def __init__(self, call: Coroutine[Any, Any, T], at: int) -> None:
-        self._call, self._at = call, at
+    def __init__(self, call: Coroutine[Any, Any, T], at: int, *, patient: bool = False) -> None:
+        self._call, self._at, self._patient = call, at, patient
         self.reached = False
 
     def __await__(self) -> Generator[Any, Any, T]:
@@ -51,6 +54,8 @@ class CutCall(Generic[T]):
             waits, error = waits + (not _loses_cancellation(self._call)), None
             if waits == self._at and not self.reached and (task := asyncio.current_task()) is not None:
                 self.reached = True
+                if self._patient:
+                    time.sleep(0.001)
                 task.cancel()
             try:
                 yield waiting

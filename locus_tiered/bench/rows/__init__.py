@@ -1,0 +1,1 @@
+"""One module per topic of the benchmark; ``suite.ROWS`` lists them."""

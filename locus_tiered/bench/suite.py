@@ -1,0 +1,56 @@
+"""The rows of the benchmark, in the order of the table, and how they are run."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from locus_tiered.bench.figures import Figure
+from locus_tiered.bench.rows import directory_load, event_loop, layer_cost, memory_growth, warm_load
+
+__all__ = ["ROWS", "Row", "Settings", "measure_all"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How thoroughly to measure, and where files may be put (removed afterwards)."""
+
+    quick: bool
+    directory: Path
+
+    def pick(self, full: int, quick: int) -> int:
+        """One of two amounts of work."""
+        return quick if self.quick else full
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A topic of the table: ``key`` for ``--only`` and the JSON, ``title`` for readers."""
+
+    key: str
+    title: str
+    measure: Callable[[Settings], Awaitable[list[Figure]]]
+
+
+ROWS: tuple[Row, ...] = (
+    Row("warm", "Load, 100 messages, all in memory", warm_load.measure),
+    Row("directory", "Load the latest of a long thread", directory_load.measure),
+    Row("layer", "One pass-through layer, per call", layer_cost.measure),
+    Row("loop", "Longest stall, 1 MB states, p99", event_loop.measure),
+    Row("memory", "Growth of a process, 10 KB saves", memory_growth.measure),
+)
+
+
+def measure_all(rows: Sequence[Row], *, quick: bool) -> Iterator[tuple[Row, list[Figure]]]:
+    """Measure one row after the other, each in an event loop and a directory of its own."""
+    for row in rows:
+        with tempfile.TemporaryDirectory(prefix="locus-bench-") as directory:
+            settings = Settings(quick, Path(directory))
+
+            async def measure(row: Row = row, settings: Settings = settings) -> list[Figure]:
+                return await row.measure(settings)
+
+            yield row, asyncio.run(measure())
