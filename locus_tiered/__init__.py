@@ -13,6 +13,8 @@ from locus_tiered.core.leaf import Leaf
 from locus_tiered.core.operations import Operation
 from locus_tiered.core.traits import Traits
 from locus_tiered.layers.cached import CachedCheckpointer
+from locus_tiered.layers.guarded import GuardedCheckpointer
+from locus_tiered.layers.retrying import RetryingCheckpointer
 from locus_tiered.layers.tiered import Tier, TieredCheckpointer
 from locus_tiered.stores.directory import DirectoryCheckpointer
 from locus_tiered.stores.memory import BoundedMemoryCheckpointer
@@ -21,9 +23,11 @@ __all__ = [
     "BoundedMemoryCheckpointer",
     "CachedCheckpointer",
     "DirectoryCheckpointer",
+    "GuardedCheckpointer",
     "Layer",
     "Leaf",
     "Operation",
+    "RetryingCheckpointer",
     "Tier",
     "TieredCheckpointer",
     "Traits",

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
 
+from locus_tiered.core.classification import classify
 from locus_tiered.core.errors import BackendError, CapabilityMissing, LocusTieredError, shorten
 from locus_tiered.core.lanes import PerLoop
 from locus_tiered.core.traits import Traits
@@ -69,6 +70,7 @@ class Calls:
             "when the member is back",
             member=member,
             operation=operation,
+            temporary=classify(error).temporary,
         )
 
     async def sure(self, operation: str, thread_id: str, empty: bool) -> None:

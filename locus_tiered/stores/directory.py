@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeVar
 from aiofiles.os import wrap
 
 from locus_tiered.core.checkpoint import Checkpoint, Entry
+from locus_tiered.core.classification import classify
 from locus_tiered.core.clock import SYSTEM, Clock
 from locus_tiered.core.errors import (
     BackendError,
@@ -113,6 +114,7 @@ class DirectoryCheckpointer(Store):
                 "Look at the disk and the directory's permissions",
                 member=self.name,
                 operation=operation,
+                temporary=classify(error).temporary,
             ) from error
 
     # -- changing ------------------------------------------------------------------------------------

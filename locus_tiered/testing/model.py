@@ -100,8 +100,12 @@ class DictionaryModel:
         return bool(moving)
 
     def rows(self) -> list[tuple[str, str]]:
-        """Every (thread, id), newest first within each thread."""
-        return [(thread, name) for thread in self.threads for name in self.ids(thread)]
+        """Every (thread, id), sorted by thread and newest first within each.
+
+        Sorted, because of saves at once to several threads nobody knows which ends first: a program must mean
+        the same when it is run again.
+        """
+        return [(thread, name) for thread in sorted(self.threads) for name in self.ids(thread)]
 
 
 def scribble(value: Any) -> None:

@@ -8,6 +8,7 @@ the handle that a test holds of it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import os
@@ -102,6 +103,31 @@ async def settle() -> None:
     await turn
     while others := asyncio.all_tasks() - {asyncio.current_task()}:
         await asyncio.wait(others)
+
+
+class PowerCut(BaseException):
+    """The end of a process, without ending this one. No handler takes it for an error."""
+
+
+class Unplugged(Layer):
+    """After so many saves nothing gets through any more: what is stored then is what a killed process leaves."""
+
+    def __init__(self, inner: BaseCheckpointer, saves: int) -> None:
+        super().__init__(inner)
+        self._left = saves
+
+    async def handle(self, operation: Operation[R]) -> R:
+        if isinstance(operation, Save):
+            self._left -= 1
+        if self._left < 0:
+            raise PowerCut(operation.name)
+        return await self.inner.handle(operation)
+
+
+async def die_in_mid_turn(checkpointer: BaseCheckpointer, thread: str, prompt: str, *words: str) -> None:
+    """A turn that ends without a word after it looked these words up: only its iteration saves are left."""
+    with contextlib.suppress(PowerCut):
+        await take_turn(Unplugged(checkpointer, len(words)), thread, prompt, "never said", *words, "too late")
 
 
 def s3_options(server: Any, bucket: str) -> dict[str, Any]:

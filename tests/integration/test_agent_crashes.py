@@ -16,6 +16,7 @@ from locus_tiered.core.checkpoint import ITERATION_KEY
 from locus_tiered.core.operations import Save
 from locus_tiered.testing.services import SeaweedFS
 from tests.integration.agents import (
+    PowerCut,
     Process,
     agent_on,
     calls,
@@ -38,10 +39,6 @@ R = TypeVar("R")
 async def stack(s3_backend: S3Backend, tmp_path: Path) -> AsyncIterator[TieredCheckpointer]:
     async with three_tiers(s3_backend, tmp_path / "near") as made:
         yield made
-
-
-class PowerCut(BaseException):
-    """Not an Exception: no handler of the agent's takes it for a failed tool."""
 
 
 @tool
@@ -113,6 +110,7 @@ class CancelsInSave(Layer):
 async def test_a_turn_cancelled_in_mid_save_ends_with_its_final_state_on_top_in_every_tier(
     stack: TieredCheckpointer,
 ) -> None:
+    await stack.save(state_saying("the bucket exists"), "warm")
     cancelling = CancelsInSave(stack, nth=2)
     turn = asyncio.create_task(take_turn(cancelling, "t", "go", "never said", "one", "two", "three"))
     beside = asyncio.create_task(take_turn(stack, "other", "go", "done", "one", "two", "three"))

@@ -59,7 +59,9 @@ async def test_a_conversation_of_several_turns_is_remembered_and_its_history_is_
     stack: TieredCheckpointer,
 ) -> None:
     for number in range(1, 5):
-        await take_turn(stack, "t", f"question {number}", f"answer {number}", *[f"word{index}" for index in range(number)])
+        await take_turn(
+            stack, "t", f"question {number}", f"answer {number}", *[f"word{index}" for index in range(number)]
+        )
 
     agent = agent_on(stack)
     history = await agent.get_state_history("t", limit=10)
@@ -81,8 +83,10 @@ async def test_the_events_of_a_streamed_turn_arrive_and_the_next_turn_sees_what_
     await drain(agent.run("second", thread_id="t"))
 
     seen_by_the_model = [message.content for message in agent.model.received_messages[-1]]
-    assert ["first", "first answer", "second"] == [
-        content for content in seen_by_the_model if content in ("first", "first answer", "second")
+    assert [content for content in seen_by_the_model if content in ("first", "first answer", "second")] == [
+        "first",
+        "first answer",
+        "second",
     ]
     assert said(await stack.load("t")) == ["first", "first answer", "second", "second answer"]
     assert len(await stack.list_checkpoints("t")) == 2

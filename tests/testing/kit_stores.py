@@ -63,7 +63,8 @@ class ReferenceStore(BaseCheckpointer):
 
     async def delete(self, thread_id: str, checkpoint_id: str | None = None) -> bool:
         keys = self.newest_first(thread_id) if checkpoint_id is None else [(thread_id, checkpoint_id)]
-        return any([self.rows.pop(key, None) is not None for key in keys])
+        gone = [key for key in keys if self.rows.pop(key, None) is not None]
+        return bool(gone)
 
     def row(self, key: tuple[str, str]) -> dict[str, Any]:
         return {"thread_id": key[0], "checkpoint_id": key[1], "metadata": json.loads(self.rows[key][2])}

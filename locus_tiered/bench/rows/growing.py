@@ -1,4 +1,4 @@
-"""The process whose memory is measured: ``python -m locus_tiered.bench.rows.growing bounded 200000``.
+"""The process whose memory is measured: ``python -m locus_tiered.bench.rows.growing KIND SAVES STATE_BYTES BUDGET``.
 
 It saves in many threads and prints, as JSON, the most memory that it had above what it began with.
 """
@@ -18,10 +18,7 @@ from locus.memory.checkpointer import BaseCheckpointer
 from locus_tiered.bench.states import text_state
 from locus_tiered.stores.memory import BoundedMemoryCheckpointer
 
-__all__ = ["BUDGET_MIB", "STATE_BYTES", "resident_bytes"]
-
-BUDGET_MIB = 64
-STATE_BYTES = 10_000
+__all__ = ["resident_bytes"]
 
 _THREADS = 1000
 _EVERY = 500  # saves between two looks at the process
@@ -36,15 +33,15 @@ def resident_bytes() -> int:
     return int(output.stdout) * 1024
 
 
-async def _save_many(kind: str, saves: int) -> dict[str, float]:
+async def _save_many(kind: str, saves: int, size: int, budget: int) -> dict[str, float]:
     loop = asyncio.get_running_loop()
-    text_state(STATE_BYTES, 0).model_dump_json()
+    text_state(size, 0).model_dump_json()
     before = most = resident_bytes()
     began = loop.time()
-    bounded = BoundedMemoryCheckpointer(max_bytes=BUDGET_MIB * 2**20)
+    bounded = BoundedMemoryCheckpointer(max_bytes=budget)
     checkpointer: BaseCheckpointer = bounded if kind == "bounded" else MemoryCheckpointer()
     for number in range(saves):
-        await checkpointer.save(text_state(STATE_BYTES, number), f"thread-{number % _THREADS}")
+        await checkpointer.save(text_state(size, number), f"thread-{number % _THREADS}")
         if number % _EVERY == 0:
             most = max(most, resident_bytes())
     most = max(most, resident_bytes())
@@ -55,6 +52,7 @@ async def _save_many(kind: str, saves: int) -> dict[str, float]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="The process whose memory is measured.")
     parser.add_argument("kind", choices=("bounded", "sdk"))
-    parser.add_argument("saves", type=int)
-    arguments = parser.parse_args()
-    print(json.dumps(asyncio.run(_save_many(arguments.kind, arguments.saves))))
+    for number in ("saves", "size", "budget"):
+        parser.add_argument(number, type=int)
+    given = parser.parse_args()
+    print(json.dumps(asyncio.run(_save_many(given.kind, given.saves, given.size, given.budget))))

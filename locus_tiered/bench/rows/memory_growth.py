@@ -12,7 +12,6 @@ import sys
 from typing import TYPE_CHECKING
 
 from locus_tiered.bench.figures import Budget, Figure
-from locus_tiered.bench.rows.growing import BUDGET_MIB, STATE_BYTES
 from locus_tiered.bench.states import encoded_size, text_state
 
 if TYPE_CHECKING:
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["measure"]
 
 _MIB = 2**20
+_BUDGET_MIB = 64
+_STATE_BYTES = 10_000
 _ALLOWED = 1.3  # of the budget
 
 
@@ -32,17 +33,17 @@ async def measure(settings: Settings) -> list[Figure]:
     growth = ours["growth"] / _MIB
     return [
         Figure(
-            what=f"{saves:,} in {BUDGET_MIB} MiB : Memory, {few:,}",
+            what=f"{saves:,} in {_BUDGET_MIB} MiB : Memory, {few:,}",
             unit="MiB",
             against=f"MemoryCheckpointer after {few} saves",
             sdk=alone["growth"] / _MIB,
             stack=growth,
-            budget=Budget("value", round(_ALLOWED * BUDGET_MIB, 1)),
+            budget=Budget("value", round(_ALLOWED * _BUDGET_MIB, 1)),
             details={
                 "saves": saves,
                 "sdk_saves": few,
-                "state_bytes": encoded_size(text_state(STATE_BYTES, 1)),
-                "of_budget": growth / BUDGET_MIB,
+                "state_bytes": encoded_size(text_state(_STATE_BYTES, 1)),
+                "of_budget": growth / _BUDGET_MIB,
                 "kept": ours["kept"],
                 "seconds": ours["seconds"],
             },
@@ -51,7 +52,8 @@ async def measure(settings: Settings) -> list[Figure]:
 
 
 async def _grow(kind: str, saves: int) -> dict[str, float]:
-    command = [sys.executable, "-m", "locus_tiered.bench.rows.growing", kind, str(saves)]
+    numbers = map(str, (saves, _STATE_BYTES, _BUDGET_MIB * _MIB))
+    command = [sys.executable, "-m", "locus_tiered.bench.rows.growing", kind, *numbers]
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     try:
         output, _ = await process.communicate()

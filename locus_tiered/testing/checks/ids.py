@@ -275,7 +275,7 @@ async def check_empty_thread_id(subject: Subject) -> None:
         await problems.answered(cp.list_checkpoints(""), wanted, f"list_checkpoints('') when {round}", accepted=there)
         if await subject.has("delete"):
             await problems.answered(cp.delete(""), there, f"delete('') when {round}", accepted=there)
-        await problems.answered(_label(cp.load("")), None, "load('') after delete('')", accepted=False)
+            await problems.answered(_label(cp.load("")), None, "load('') after delete('')", accepted=False)
         await problems.answered(
             _label(cp.load("kept")), "kept", f"load of another thread after delete('') when {round}", accepted=True
         )

@@ -1,0 +1,299 @@
+"""``GuardedCheckpointer``: a member that hangs or dies does not hang or drown its callers.
+
+Around every attempt: a *timeout* by operation (and, for saves, by size), a *circuit breaker* that leaves a
+failing member alone for a while, and a *bulkhead* that turns calls away at once when too many wait.
+
+It promises: a caller waits no longer than the timeout; a call that timed out, or whose caller left, is
+**abandoned**, not killed: when it changes something it goes on in the background, keeps its place in the
+bulkhead, and the next change of its thread waits until it has ended, so a late write never lands on a newer
+one that this layer acknowledged (law 9). It does not retry.
+
+A timeout says nothing about the outcome: the call may still take effect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from locus.memory.checkpointer import BaseCheckpointer
+
+from locus_tiered.core.classification import Kind, classify
+from locus_tiered.core.clock import SYSTEM, Clock
+from locus_tiered.core.deadline import remaining
+from locus_tiered.core.errors import AttemptTimeout, BreakerOpen, Overloaded, StackConfigError, shorten
+from locus_tiered.core.lanes import Lanes, PerLoop
+from locus_tiered.core.layer import Layer, construction
+from locus_tiered.core.operations import OPERATIONS, Operation, Save
+from locus_tiered.core.signals import emit
+from locus_tiered.layers.breaker import Breaker, BreakerPolicy
+from locus_tiered.layers.bulkhead import Bulkhead, Full
+from locus_tiered.layers.order import warn_about_order
+
+__all__ = ["GuardStats", "GuardedCheckpointer", "Timeouts"]
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+_SETTLE_SECONDS = 5.0
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds that one attempt may take, by operation.
+
+    ``others`` is for every operation that ``by_operation`` does not name. A save gets ``save_per_mib`` more for
+    each MiB of its state.
+    """
+
+    by_operation: Mapping[str, float] = field(
+        default_factory=lambda: (
+            {"load": 5.0, "head": 5.0, "exists": 5.0, "save": 10.0, "delete": 10.0}
+            | {"copy_thread": 120.0, "vacuum": 300.0}
+        )
+    )
+    others: float = 10.0
+    save_per_mib: float = 2.0
+
+    def __post_init__(self) -> None:
+        known = {kind.name for kind in OPERATIONS}
+        for name, seconds in self.by_operation.items():
+            if name not in known:
+                raise StackConfigError(
+                    f"timeout for {name!r}: no such operation", hint=f"one of {', '.join(sorted(known))}"
+                )
+            _check_seconds(f"timeout for {name!r}", seconds)
+        _check_seconds("timeout for others", self.others)
+        if not self.save_per_mib >= 0:
+            raise StackConfigError(f"save_per_mib={shorten(self.save_per_mib)} must be 0 or more")
+
+    @classmethod
+    def of(cls, given: Timeouts | Mapping[str, float] | float | None) -> Timeouts | None:
+        """What a user gave as ``timeout=``: a number for all, a mapping over the defaults, or none at all."""
+        if given is None or isinstance(given, Timeouts):
+            return given
+        if isinstance(given, Mapping):
+            return replace(cls(), by_operation={**cls().by_operation, **given})
+        _check_seconds("timeout", given)
+        return cls(by_operation={}, others=given, save_per_mib=0.0)
+
+    def seconds(self, operation: Operation[Any]) -> float:
+        """For this operation."""
+        seconds = self.by_operation.get(operation.name, self.others)
+        if isinstance(operation, Save) and operation.checkpoint is not None:
+            seconds += self.save_per_mib * len(operation.checkpoint.body.encoded) / _MIB
+        return seconds
+
+
+def _check_seconds(what: str, value: object) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+        raise StackConfigError(f"{what}={shorten(value)} must be a number of seconds above 0")
+
+
+@dataclass(slots=True)
+class GuardStats:
+    """What a guard has done, in numbers that only grow."""
+
+    calls: int = 0
+    failures: int = 0
+    """Calls that counted against the member: it could not be reached, or took too long."""
+    timeouts: int = 0
+    refused: int = 0
+    """Calls that the open breaker refused."""
+    overloaded: int = 0
+    """Calls that the bulkhead turned away."""
+    opened: int = 0
+    """How often the breaker opened."""
+
+
+class GuardedCheckpointer(Layer):
+    """Timeout, circuit breaker and bulkhead around one member.
+
+    Args:
+        inner: Usually one backend; inside a ``RetryingCheckpointer``, so that each attempt has a timeout.
+        timeout: :class:`Timeouts`, a mapping from operation to seconds over the defaults, one number for all, or
+            ``None`` for no timeout. A sooner deadline of an outer layer holds as well.
+        breaker: A :class:`BreakerPolicy`, or ``None`` for no breaker.
+        max_concurrency: Calls under way at once.
+        max_waiting: Calls that may wait for a place; further ones raise :class:`Overloaded` at once.
+    """
+
+    def __init__(
+        self,
+        inner: BaseCheckpointer,
+        *,
+        timeout: Timeouts | Mapping[str, float] | float | None = Timeouts(),
+        breaker: BreakerPolicy | None = BreakerPolicy(),  # noqa: B008 - frozen
+        max_concurrency: int = 16,
+        max_waiting: int = 64,
+        name: str | None = None,
+        clock: Clock = SYSTEM,
+    ) -> None:
+        super().__init__(inner, name=name)
+        for what, value, least in (("max_concurrency", max_concurrency, 1), ("max_waiting", max_waiting, 0)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise StackConfigError(f"{what}={shorten(value)} must be a whole number, at least {least}")
+        self.timeouts = Timeouts.of(timeout)
+        self.breaker = None if breaker is None else Breaker(breaker, clock)
+        self.max_concurrency, self.max_waiting = max_concurrency, max_waiting
+        self.stats = GuardStats()
+        self._clock = clock
+        self._bulkheads = PerLoop(lambda: Bulkhead(max_concurrency, max_waiting))
+        self._lanes = Lanes()
+        warn_about_order(self)
+
+    async def handle(self, operation: Operation[R]) -> R:
+        self.stats.calls += 1
+        self._admit(operation)
+        seconds = self._seconds(operation)
+        try:
+            if seconds is None:
+                result = await self._placed(operation)
+            else:
+                async with asyncio.timeout(seconds) as limit:
+                    result = await self._placed(operation)
+        except TimeoutError as error:
+            if seconds is None or not limit.expired():
+                self._count(operation, error)
+                raise
+            raise self._timed_out(operation, seconds) from error
+        except Full as error:
+            if self.breaker is not None:
+                self.breaker.undecided()
+            self.stats.overloaded += 1
+            emit("guard.overloaded", self.name, None)
+            raise Overloaded(
+                f"{self._member}: {self.max_waiting} calls wait already, this {operation.name} was turned away; "
+                "nothing was sent. Try again later, or raise max_concurrency or max_waiting",
+                member=self._member,
+                operation=operation.name,
+                temporary=True,
+            ) from error
+        except asyncio.CancelledError:
+            if self.breaker is not None:
+                self.breaker.undecided()
+            raise
+        except Exception as error:
+            self._count(operation, error)
+            raise
+        if self.breaker is not None and self.breaker.succeeded():
+            logger.info("%s: the breaker is closed again", self._member)
+            emit("breaker.closed", self.name, None)
+        return result
+
+    @property
+    def _member(self) -> str:
+        return self.inner.name
+
+    # -- the call ------------------------------------------------------------------------------------
+
+    async def _placed(self, operation: Operation[R]) -> R:
+        """The call in its place of the bulkhead; a change in its thread's lane too, where it may outlive us."""
+        bulkhead = self._bulkheads.get()
+        if not operation.changes:
+            await bulkhead.enter()
+            try:
+                return await self.inner.handle(operation)
+            finally:
+                bulkhead.leave()
+        begun = False
+
+        async def change() -> R:
+            nonlocal begun
+            begun = True
+            bulkhead.leave_line()
+            await bulkhead.enter()
+            try:
+                return await self.inner.handle(operation)
+            finally:
+                bulkhead.leave()
+
+        bulkhead.line_up()
+        try:
+            return await self._lanes.change(operation.threads[-1] if operation.threads else "", change)
+        finally:
+            if not begun:
+                bulkhead.leave_line()
+
+    def _seconds(self, operation: Operation[Any]) -> float | None:
+        own = None if self.timeouts is None else self.timeouts.seconds(operation)
+        left = remaining(self._clock)
+        if own is None or left is None:
+            return own if left is None else left
+        return min(own, left)
+
+    # -- the breaker ---------------------------------------------------------------------------------
+
+    def _admit(self, operation: Operation[Any]) -> None:
+        if self.breaker is None:
+            return
+        wait = self.breaker.admit()
+        if wait is None:
+            return
+        self.stats.refused += 1
+        emit("guard.refused", self.name, None)
+        raise BreakerOpen(
+            f"{self._member} failed too often; {operation.name} was not sent, and the data is as it was. The next "
+            f"probe is due in {wait:.1f} s",
+            member=self._member,
+            operation=operation.name,
+            temporary=True,
+        )
+
+    def _count(self, operation: Operation[Any], error: Exception) -> None:
+        """A member that answers "no" is well; one that cannot be reached is not."""
+        kind = classify(error).kind
+        if kind in (Kind.PERMANENT, Kind.EXHAUSTED):
+            if self.breaker is not None:
+                self.breaker.succeeded() if kind is Kind.PERMANENT else self.breaker.undecided()
+            return
+        self._against(operation, type(error.__cause__ or error).__name__)
+
+    def _against(self, operation: Operation[Any], what: str) -> None:
+        self.stats.failures += 1
+        if self.breaker is not None and self.breaker.failed():
+            self.stats.opened += 1
+            logger.warning("%s: the breaker opened after %s during %s", self._member, what, operation.name)
+            emit("breaker.opened", self.name, None, error=what)
+
+    def _timed_out(self, operation: Operation[Any], seconds: float) -> AttemptTimeout:
+        self.stats.timeouts += 1
+        self._against(operation, "a timeout")
+        emit("guard.timeout", self.name, next(iter(operation.threads), None), operation=operation.name)
+        about = "".join(f" of thread {shorten(thread)}" for thread in operation.threads[:1])
+        outcome = (
+            "it goes on in the background and may still take effect; later changes of the thread wait for it"
+            if operation.changes
+            else "nothing was changed"
+        )
+        return AttemptTimeout(
+            f"{self._member}: {operation.name}{about} took longer than {seconds:g} s and was abandoned; {outcome}. Look "
+            "at the member, or allow more time",
+            member=self._member,
+            operation=operation.name,
+            temporary=True,
+        )
+
+    # -- life ----------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> int:
+        """Calls of this event loop that are under way, abandoned ones included."""
+        return self._bulkheads.get().running
+
+    async def close(self) -> None:
+        """Wait a little for abandoned calls, then close the member."""
+        left = await self._lanes.settle(_SETTLE_SECONDS)
+        if left:
+            logger.warning("%s: closed with %d calls still running", self._member, left)
+        await super().close()
+
+    def __repr__(self) -> str:
+        defaults: dict[str, Any] = {"max_concurrency": 16, "max_waiting": 64}
+        changed = {what: getattr(self, what) for what, value in defaults.items() if getattr(self, what) != value}
+        return construction(self, self.inner, **changed)

@@ -1,0 +1,43 @@
+"""Which layer belongs outside which, and what goes wrong otherwise (section 8 of the design)."""
+
+from __future__ import annotations
+
+import warnings
+
+from locus_tiered.core.layer import Layer
+
+__all__ = ["StackOrderWarning", "warn_about_order"]
+
+
+_WRONG = {
+    ("RetryingCheckpointer", "CachedCheckpointer"): "a retried save repeats its near tiers, and reads that a near "
+    "tier could answer wait for retries; put the retry around the backend, inside the tiers",
+    ("RetryingCheckpointer", "TieredCheckpointer"): "a retried save repeats all tiers for the failure of one; put a "
+    "RetryingCheckpointer around each backend, inside the tiers",
+    ("RetryingCheckpointer", "RetryingCheckpointer"): "attempts multiply: what the inner one gave up is not tried "
+    "again, but its waits add up; keep one",
+    ("GuardedCheckpointer", "RetryingCheckpointer"): "one timeout then covers all attempts and their pauses, and the "
+    "breaker counts a retried success as nothing at all; put GuardedCheckpointer inside RetryingCheckpointer",
+    ("GuardedCheckpointer", "CachedCheckpointer"): "a slow backend then makes the breaker refuse reads that a near "
+    "tier could answer; guard each backend, inside the tiers",
+    ("GuardedCheckpointer", "TieredCheckpointer"): "one slow tier then makes the breaker refuse all tiers; guard each "
+    "backend, inside the tiers",
+    (
+        "GuardedCheckpointer",
+        "GuardedCheckpointer",
+    ): "the inner one's refusals count as the outer one's failures; keep one",
+}
+
+
+class StackOrderWarning(UserWarning):
+    """Layers are nested in an order that defeats one of them."""
+
+
+def warn_about_order(layer: Layer) -> None:
+    """Warn when a layer that belongs outside is inside ``layer``; called at the end of a layer's constructor."""
+    outer = type(layer).__name__
+    for below in list(layer.walk())[1:]:
+        why = _WRONG.get((outer, type(below).__name__))
+        if why is not None:
+            warnings.warn(f"{outer} around {type(below).__name__}: {why}", StackOrderWarning, stacklevel=3)
+            return

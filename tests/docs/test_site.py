@@ -1,0 +1,75 @@
+"""The site builds without a warning, its generated pages are up to date, and no link leads nowhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from docs import generate
+from tests.docs.blocks import PAGES, ROOT, blocks_of, name_of
+
+_LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
+_HEADING = re.compile(r"^#+ +(.+?)(?: +\{#([\w-]+)\})?$", re.M)
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "WARNING" not in done.stderr
+    for page in ("index.html", "tiers/index.html", "api/index.html"):
+        assert (tmp_path / "site" / page).is_file()
+    api = (tmp_path / "site/api/index.html").read_text(encoding="utf-8")
+    assert ":class:" not in api, "a role of reStructuredText was not turned into a link"
+
+
+@pytest.mark.parametrize("name", [name for name in generate.PAGES if name not in generate.NEED_SERVERS])
+def test_generated_page_is_up_to_date(name: str) -> None:
+    kept = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    assert kept == generate.PAGES[name](), f"docs/{name} is out of date: run `make tables`"
+
+
+@pytest.mark.parametrize("name", sorted(generate.NEED_SERVERS))
+def test_generated_page_that_needs_servers_is_there(name: str) -> None:
+    assert generate.GENERATED in (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+
+def _anchors(page: Path) -> set[str]:
+    text = page.read_text(encoding="utf-8")
+    for block in blocks_of(page):
+        text = text.replace(block.body, "")
+    anchors = set()
+    for title, given in _HEADING.findall(text):
+        plain = re.sub(r"[^\w\s-]", "", title.strip().lower())
+        anchors.add(given or re.sub(r"[\s-]+", "-", plain).strip("-"))
+    return anchors
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for block in blocks_of(page):
+        text = text.replace(block.body, "")
+    for link in _LINK.findall(text):
+        if re.match(r"[a-z]+:", link):
+            continue
+        target, _, anchor = link.partition("#")
+        file = page if not target else (page.parent / target).resolve()
+        assert file.exists(), f"{name_of(page)}: {link}"
+        assert file.is_relative_to(ROOT), f"{name_of(page)}: {link}"
+        if anchor and file.suffix == ".md":
+            assert anchor in _anchors(file), f"{name_of(page)}: {link}"
+
+
+def test_tests_that_are_named_exist() -> None:
+    for page in PAGES:
+        for path, name in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page.read_text(encoding="utf-8")):
+            file = ROOT / path
+            assert file.is_file(), f"{name_of(page)}: {path}"
+            assert not name or re.search(rf"def {name}\b", file.read_text(encoding="utf-8")), f"{name_of(page)}: {name}"
