@@ -302,9 +302,8 @@ def law_tests() -> str:
     for law in range(1, 16):
         parts.append(f"## Law {law}\n")
         lines = [f"- `{name.removeprefix('test_').replace('_', ' ')}` in `{path}`" for path, name in tests.get(law, [])]
-        for check in checks:
-            if check.law == law:
-                lines.append(f"- check `{check.name}`: {check.description.replace('``', '`')}")
+        own = [check for check in checks if check.law == law]
+        lines += [f"- check `{check.name}`: {check.description.replace('``', '`')}" for check in own]
         parts.append("\n".join(lines) + "\n" if lines else "Speaks of parts that this version does not have.\n")
     return "\n".join(parts)
 

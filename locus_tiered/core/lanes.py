@@ -15,7 +15,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from typing import Any, Generic, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 __all__ = ["Lanes", "PerLoop"]
 
@@ -30,17 +30,23 @@ class PerLoop(Generic[T]):
     def __init__(self, factory: Callable[[], T]) -> None:
         self._factory = factory
         self._values: WeakKeyDictionary[asyncio.AbstractEventLoop, T] = WeakKeyDictionary()
+        self._last: tuple[Callable[[], asyncio.AbstractEventLoop | None], T] | None = None
 
     def get(self) -> T:
         """The running loop's value."""
         loop = asyncio.get_running_loop()
+        last = self._last
+        if last is not None and last[0]() is loop:
+            return last[1]
         value = self._values.get(loop)
         if value is None:
             value = self._values[loop] = self._factory()
+        self._last = (ref(loop), value)
         return value
 
     def drop(self) -> None:
         """Forget the running loop's value."""
+        self._last = None
         self._values.pop(asyncio.get_running_loop(), None)
 
 

@@ -23,7 +23,7 @@ from locus.memory.checkpointer import BaseCheckpointer
 
 from locus_tiered.core.classification import Kind, classify
 from locus_tiered.core.clock import SYSTEM, Clock
-from locus_tiered.core.deadline import remaining
+from locus_tiered.core.deadline import remaining, timed
 from locus_tiered.core.errors import AttemptTimeout, BreakerOpen, Overloaded, StackConfigError, shorten
 from locus_tiered.core.lanes import Lanes, PerLoop
 from locus_tiered.core.layer import Layer, construction
@@ -152,15 +152,10 @@ class GuardedCheckpointer(Layer):
         self._admit(operation)
         seconds = self._seconds(operation)
         try:
-            if seconds is None:
-                result = await self._placed(operation)
-            else:
-                async with asyncio.timeout(seconds) as limit:
-                    result = await self._placed(operation)
+            call = self._placed(operation)
+            result = await (call if seconds is None else timed(call, seconds))
         except TimeoutError as error:
-            if seconds is None or not limit.expired():
-                self._count(operation, error)
-                raise
+            # The limit's own, or one that the member raised: that is as bad.
             raise self._timed_out(operation, seconds) from error
         except Full as error:
             if self.breaker is not None:
@@ -261,7 +256,7 @@ class GuardedCheckpointer(Layer):
             logger.warning("%s: the breaker opened after %s during %s", self._member, what, operation.name)
             emit("breaker.opened", self.name, None, error=what)
 
-    def _timed_out(self, operation: Operation[Any], seconds: float) -> AttemptTimeout:
+    def _timed_out(self, operation: Operation[Any], seconds: float | None) -> AttemptTimeout:
         self.stats.timeouts += 1
         self._against(operation, "a timeout")
         emit("guard.timeout", self.name, next(iter(operation.threads), None), operation=operation.name)
@@ -271,9 +266,10 @@ class GuardedCheckpointer(Layer):
             if operation.changes
             else "nothing was changed"
         )
+        limit = "its own limit" if seconds is None else f"{seconds:g} s"
         return AttemptTimeout(
-            f"{self._member}: {operation.name}{about} took longer than {seconds:g} s and was abandoned; {outcome}. Look "
-            "at the member, or allow more time",
+            f"{self._member}: {operation.name}{about} took longer than {limit} and was abandoned; {outcome}. "
+            "Look at the member, or allow more time",
             member=self._member,
             operation=operation.name,
             temporary=True,

@@ -31,7 +31,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from locus_tiered.core.classification import Kind, Verdict, classify
 from locus_tiered.core.clock import SYSTEM, Clock
-from locus_tiered.core.deadline import remaining, within
+from locus_tiered.core.deadline import begin, end, remaining
 from locus_tiered.core.errors import RetriesExhausted, StackConfigError, shorten
 from locus_tiered.core.layer import Layer, construction
 from locus_tiered.core.operations import OPERATIONS, Operation
@@ -138,13 +138,15 @@ class RetryingCheckpointer(Layer):
     async def handle(self, operation: Operation[R]) -> R:
         self.stats.calls += 1
         self.budget.note_call()
-        with within(self.deadline, self._clock):
-            try:
-                return await self.inner.handle(operation)
-            except Exception as error:
-                if not self._worth_it(operation, error):
-                    raise
-                return await self._again(operation, error)
+        token = begin(self.deadline, self._clock)
+        try:
+            return await self.inner.handle(operation)
+        except Exception as error:
+            if not self._worth_it(operation, error):
+                raise
+            return await self._again(operation, error)
+        finally:
+            end(token)
 
     # -- deciding ------------------------------------------------------------------------------------
 

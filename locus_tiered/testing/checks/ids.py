@@ -265,19 +265,19 @@ async def check_empty_thread_id(subject: Subject) -> None:
     """A thread named by empty text is refused or a thread of its own; deleting it deletes no other."""
     cp, problems = await subject.make(), _Problems()
     await cp.save(plain_state("kept"), "kept", "c")
-    for round in ("never saved", "saved"):
+    for when in ("never saved", "saved"):
         label = None
-        if round == "saved" and await problems.saved(cp.save(plain_state("empty"), "", "c"), "c", "save to thread ''"):
+        if when == "saved" and await problems.saved(cp.save(plain_state("empty"), "", "c"), "c", "save to thread ''"):
             label = "empty"
         there = label is not None
-        await problems.answered(_label(cp.load("")), label, f"load('') when {round}", accepted=there)
+        await problems.answered(_label(cp.load("")), label, f"load('') when {when}", accepted=there)
         wanted = ["c"] if there else []
-        await problems.answered(cp.list_checkpoints(""), wanted, f"list_checkpoints('') when {round}", accepted=there)
+        await problems.answered(cp.list_checkpoints(""), wanted, f"list_checkpoints('') when {when}", accepted=there)
         if await subject.has("delete"):
-            await problems.answered(cp.delete(""), there, f"delete('') when {round}", accepted=there)
+            await problems.answered(cp.delete(""), there, f"delete('') when {when}", accepted=there)
             await problems.answered(_label(cp.load("")), None, "load('') after delete('')", accepted=False)
         await problems.answered(
-            _label(cp.load("kept")), "kept", f"load of another thread after delete('') when {round}", accepted=True
+            _label(cp.load("kept")), "kept", f"load of another thread after delete('') when {when}", accepted=True
         )
         await cp.save(plain_state("kept"), "kept", "c")
     problems.tell()

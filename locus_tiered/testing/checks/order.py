@@ -129,7 +129,7 @@ async def check_reading_changes_nothing(subject: Subject) -> None:
     before = await cp.list_checkpoints("t")
     newest = await cp.load("t")
     for _ in range(2):
-        for name in saved:
+        for name in reversed(saved):
             await cp.load("t", name)
             await cp.exists("t", name)
         await cp.load("t", "not there")
