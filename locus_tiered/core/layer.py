@@ -25,6 +25,7 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import Callable, Coroutine, Iterator
+from types import EllipsisType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 from uuid import uuid4
 
@@ -99,7 +100,7 @@ class Layer(BaseCheckpointer):
     """A checkpointer that is one step of a stack.
 
     Args:
-        inner: What this layer wraps; a foreign checkpointer is wrapped in a ``Leaf``. ``None`` for a store.
+        inner: What this layer wraps; a foreign checkpointer is wrapped in a ``Leaf``. Left out: a store.
         name: What errors, spans and ``explain()`` call this layer; the class's name by default.
 
     The constructor touches no event loop, file or socket.
@@ -108,8 +109,8 @@ class Layer(BaseCheckpointer):
     orders: ClassVar[bool] = False
     """Whether this layer stamps saves (section 4 of the design: cache, tiers, write-behind, replication)."""
 
-    def __init__(self, inner: BaseCheckpointer | None = None, *, name: str | None = None) -> None:
-        self._inner = None if inner is None else as_layer(inner, type(self).__name__)
+    def __init__(self, inner: BaseCheckpointer | EllipsisType = ..., *, name: str | None = None) -> None:
+        self._inner = None if inner is ... else as_layer(inner, type(self).__name__)
         self.name = name or type(self).__name__
         self._orderer: Layer | None = None
         self._knows_orderer = False

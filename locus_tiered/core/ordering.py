@@ -6,6 +6,8 @@ the id. Everything below handles the same immutable :class:`Checkpoint`.
 
 from __future__ import annotations
 
+from types import EllipsisType
+
 from locus.core.state import AgentState
 from locus.memory.checkpointer import BaseCheckpointer
 
@@ -24,7 +26,7 @@ class OrderingLayer(DispatchingLayer, base=True):
     orders = True
 
     def __init__(
-        self, inner: BaseCheckpointer | None = None, *, name: str | None = None, clock: Clock = SYSTEM
+        self, inner: BaseCheckpointer | EllipsisType = ..., *, name: str | None = None, clock: Clock = SYSTEM
     ) -> None:
         super().__init__(inner, name=name)
         self._clock = clock

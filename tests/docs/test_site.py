@@ -73,3 +73,11 @@ def test_tests_that_are_named_exist() -> None:
             file = ROOT / path
             assert file.is_file(), f"{name_of(page)}: {path}"
             assert not name or re.search(rf"def {name}\b", file.read_text(encoding="utf-8")), f"{name_of(page)}: {name}"
+
+
+def test_the_signals_of_tiers_and_stores_are_all_named() -> None:
+    emitted: set[str] = set()
+    for folder in ("layers/cached.py", "layers/near.py", "stores/memory.py", "stores/directory.py"):
+        emitted |= set(re.findall(r'emit\("([a-z._]+)"', (ROOT / "locus_tiered" / folder).read_text(encoding="utf-8")))
+    page = (ROOT / "docs/tiers.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`((?:cache|tier|answer|store)\.[a-z_]+)`", page)) == emitted

@@ -93,48 +93,46 @@ _SUITE = """
 import pytest
 from locus_tiered.testing.contract import CheckpointerContract
 from tests.testing.kit_faults import KeepsACopyOfTheLatest
-from tests.testing.kit_stores import BareStore, ReferenceStore
+from tests.testing.kit_stores import BareStore
 
-class TestMine(CheckpointerContract):
-    known_faults = {faults}
-{fixture}
-"""
-_FIXTURE = """
+class TestSpoiled(CheckpointerContract):
     @pytest.fixture
     def checkpointer(self):
-        return {store}()
+        return KeepsACopyOfTheLatest()
+
+class TestKnown(TestSpoiled):
+    known_faults = {"thread_emptied_one_by_one": "issue 7", "given_id_is_kept": "issue 8"}
+
+class TestBare(CheckpointerContract):
+    @pytest.fixture
+    def checkpointer(self):
+        return BareStore()
+
+class TestForgotten(CheckpointerContract):
+    pass
 """
 
 
-def _run(pytester: pytest.Pytester, store: str, *names: str, **faults: str) -> pytest.RunResult:
+def test_what_an_author_reads(pytester: pytest.Pytester) -> None:
     pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
-    fixture = _FIXTURE.format(store=store) if store else ""
-    pytester.makepyfile(_SUITE.format(faults=faults, fixture=fixture))
-    tests = " or ".join(f"test_{name}" for name in names)
-    return pytester.runpytest_inprocess("-k", tests, "-p", "no:cacheprovider", "-rsxX")
-
-
-def test_an_author_reads_what_is_wrong(pytester: pytest.Pytester) -> None:
-    result = _run(pytester, "KeepsACopyOfTheLatest", "thread_emptied_one_by_one", "given_id_is_kept")
-    result.assert_outcomes(failed=1, passed=1)
-    result.stdout.fnmatch_lines(["*all checkpoints were deleted, load('t') still gives 'save 2 of t'*"])
-
-
-def test_an_author_reads_why_something_is_skipped(pytester: pytest.Pytester) -> None:
-    result = _run(pytester, "BareStore", "vacuum_keeps_the_young", "vacuum_refuses", "two_handles_lose_nothing")
-    result.assert_outcomes(skipped=2, passed=1)
-    result.stdout.fnmatch_lines_random(["*the checkpointer does not have vacuum*", "*no reopen was given*"])
-
-
-def test_a_known_fault_is_expected_and_must_not_outlive_its_cure(pytester: pytest.Pytester) -> None:
-    names = ("thread_emptied_one_by_one", "given_id_is_kept")
-    result = _run(
-        pytester, "KeepsACopyOfTheLatest", *names, thread_emptied_one_by_one="issue 7", given_id_is_kept="issue 8"
+    pytester.makepyfile(_SUITE)
+    names = {
+        "TestSpoiled": ("thread_emptied_one_by_one", "given_id_is_kept"),
+        "TestKnown": ("thread_emptied_one_by_one", "given_id_is_kept"),
+        "TestBare": ("vacuum_keeps_the_young", "vacuum_refuses", "two_handles_lose_nothing"),
+        "TestForgotten": ("given_id_is_kept",),
+    }
+    file = "test_what_an_author_reads.py"
+    tests = [f"{file}::{group}::test_{name}" for group, checks in names.items() for name in checks]
+    result = pytester.runpytest_inprocess(*tests, "-p", "no:cacheprovider", "-rsxX")
+    result.assert_outcomes(passed=2, failed=2, xfailed=1, skipped=2, errors=1)
+    result.stdout.fnmatch_lines_random(
+        [
+            "*all checkpoints were deleted, load('t') still gives 'save 2 of t'*",
+            "*issue 7*",
+            "*given_id_is_kept passes: take it out of known_faults (issue 8)*",
+            "*the checkpointer does not have vacuum*",
+            "*no reopen was given*",
+            "*TestForgotten needs a fixture named checkpointer*",
+        ]
     )
-    result.assert_outcomes(xfailed=1, failed=1)
-    result.stdout.fnmatch_lines(["*given_id_is_kept passes: take it out of known_faults (issue 8)*"])
-
-
-def test_without_the_fixture_the_error_says_what_is_missing(pytester: pytest.Pytester) -> None:
-    result = _run(pytester, "", "given_id_is_kept")
-    result.stdout.fnmatch_lines(["*TestMine needs a fixture named checkpointer*"])
