@@ -76,10 +76,17 @@ def checkpointer_machine(
         bounded: The store may forget old checkpoints at any time, but must keep what was saved last, keep the
             order, and never answer wrongly.
         refusals: Exceptions by which ``save`` may decline; nothing must have changed then.
-        forgives: What not to check: ``"delete answers"`` (what ``delete`` returns), ``"emptied threads"``
-            (``list_threads`` shows threads without checkpoints), ``"patterns"`` (of ``list_threads``),
-            ``"row order"`` (of ``list_with_metadata``), ``"undeclared operations"`` (that work although their
-            flag is false).
+        forgives: What not to check, for stores that promise less:
+
+            - ``"blind saves"``: a handle may misorder its save after another handle's unless it looks first (it
+              then looks, as every agent's turn does);
+            - ``"ids elsewhere"``: a handle may answer by id with what the other handle has since deleted or
+              saved again; the latest and the list must be right all the same;
+            - ``"delete answers"``: what ``delete`` returns;
+            - ``"emptied threads"``: ``list_threads`` may show threads without checkpoints;
+            - ``"patterns"``: those of ``list_threads``;
+            - ``"row order"``: that of ``list_with_metadata``;
+            - ``"undeclared operations"``: they may work although their flag is false.
         time_limit: Real seconds for one step, after which it counts as hanging.
     """
     plan = Plan(

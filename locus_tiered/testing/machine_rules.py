@@ -17,7 +17,7 @@ from locus.core.messages import Message
 from locus.core.state import AgentState
 from locus.memory.checkpointer import BaseCheckpointer
 
-from locus_tiered.testing.machine_driver import Driver, Forgivable
+from locus_tiered.testing.machine_driver import Driver
 from locus_tiered.testing.model import brief, scribble
 
 __all__ = ["CoreRules", "handles", "ids", "places", "something_saved", "threads"]
@@ -72,10 +72,6 @@ class CoreRules(Driver):
         rows = self.model.rows()
         return rows[place % len(rows)]
 
-    def forgives(self, what: Forgivable) -> bool:
-        """Whether the plan says not to check this."""
-        return what in self.plan.forgives
-
     @initialize(target=threads, chosen=_planned("thread_ids"))
     def choose_threads(self, chosen: list[str]) -> Any:
         self.known.update(chosen)
@@ -105,6 +101,8 @@ class CoreRules(Driver):
         metadata: dict[str, Any] | None = None,
     ) -> str | None:
         """Save and note it in the model; answers the id, or ``None`` where the store refused."""
+        if len(self.handles) > 1 and self.forgives("blind saves"):
+            await handle.load(thread)
         before = self.model.ids(thread)
         self._saves += 1
         # No two saves are equal, so that a mix-up always shows. The copy shares what can be scribbled over.
@@ -123,6 +121,7 @@ class CoreRules(Driver):
         else:
             self.same("the id that save() answered", saved, name)
         self.model.save(thread, saved, state, metadata)
+        self.touched(handle, thread, [saved])
         if self.plan.bounded:
             self.same(f"the newest of {brief(thread)} after a save", await handle.list_checkpoints(thread, 1), [saved])
         return saved
@@ -157,7 +156,7 @@ class CoreRules(Driver):
         async def step(checkpointer: BaseCheckpointer) -> None:
             thread, chosen = self.row(place)
             await self.settle(checkpointer, thread)
-            name = None if latest else chosen
+            name = None if latest or not self.sure(checkpointer, thread, chosen) else chosen
             for _ in range(2):
                 loaded = await checkpointer.load(thread, name)
                 self.same(f"load({brief(thread)}, {brief(name)})", loaded, self.model.state(thread, name))
@@ -172,6 +171,8 @@ class CoreRules(Driver):
     def load_by_chosen_id(self, handle: int, thread: str, name: str) -> None:
         async def step(checkpointer: BaseCheckpointer) -> None:
             await self.settle(checkpointer, thread)
+            if not self.sure(checkpointer, thread, name):
+                return
             want = self.model.state(thread, name)
             self.same(f"load({brief(thread)}, {brief(name)})", await checkpointer.load(thread, name), want)
             found = await checkpointer.exists(thread, name)
@@ -190,6 +191,7 @@ class CoreRules(Driver):
             if checkpointer.deletes_single_checkpoints:
                 raise
             return
+        self.touched(checkpointer, thread, self.model.ids(thread) if name is None else [name])
         there = self.model.delete(thread, name)
         if not self.forgives("delete answers"):
             self.same(f"delete({brief(thread)}, {brief(name)})", removed, there)

@@ -1,6 +1,6 @@
 """What the SDK's own checkpointers keep of the contract, run and not typed: the table in the docs comes from here.
 
-:func:`sdk_conformance` starts the servers that it needs, runs the kit on five checkpointers, takes about half a
+:func:`sdk_conformance` starts the servers that it needs, runs the kit on six checkpointers, takes about half a
 minute and returns the table. It promises to report what it saw and nothing else: where a result depends on the
 machine, so does the table. Needs the extras ``services``, ``s3``, ``redis`` and ``postgres``.
 """
@@ -73,13 +73,17 @@ async def sdk_reports(*, only: Collection[str] | None = None) -> dict[str, Confo
     """Run the kit on all of :func:`sdk_subjects`, on servers started for it; reports by name."""
     with ExitStack() as running:
         directory = running.enter_context(tempfile.TemporaryDirectory())
-        servers = [running.enter_context(start()) for start in (seaweedfs, valkey, postgres)]
-        subjects = sdk_subjects(Path(directory), *servers)
+        s3, redis, pg = (
+            running.enter_context(seaweedfs()),
+            running.enter_context(valkey()),
+            running.enter_context(postgres()),
+        )
+        subjects = sdk_subjects(Path(directory), s3, redis, pg)
         return {name: await subject.report(only=only) for name, subject in subjects.items()}
 
 
 def conformance_table(reports: Mapping[str, ConformanceReport]) -> str:
-    """A markdown table of checks by checkpointers: ✓ kept, ✗ broken, – says nothing about this one.
+    """A markdown table of checks by checkpointers: ✓ kept, ✗ broken, - says nothing about this one.
 
     The reports must be of the same checks.
     """
@@ -95,7 +99,7 @@ def conformance_table(reports: Mapping[str, ConformanceReport]) -> str:
 
 
 def _mark(result: CheckResult) -> str:
-    return "–" if result.skipped else "✓" if result.ok else "✗"  # noqa: RUF001 - a dash, not a minus
+    return "-" if result.skipped else "✓" if result.ok else "✗"
 
 
 def _ran(report: ConformanceReport) -> int:

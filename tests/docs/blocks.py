@@ -117,6 +117,7 @@ class Run:
     def _tests(block: Block) -> None:
         assert block.title is not None
         options = ["-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto"]
+        options += ["-o", "asyncio_default_fixture_loop_scope=function"]
         command = [sys.executable, "-m", "pytest", *options, block.title]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, f"{block.where}\n{done.stdout}\n{done.stderr}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json
 import os
 import signal
@@ -18,6 +17,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Self, TypeVar
+from uuid import uuid4
 
 from locus.agent import Agent
 from locus.core.events import LocusEvent
@@ -35,7 +35,6 @@ from locus_tiered.core.operations import Save
 
 ROOT = Path(__file__).parents[2]
 R = TypeVar("R")
-_call_ids = itertools.count()
 
 
 @tool
@@ -46,7 +45,7 @@ async def look_up(word: str) -> str:
 
 def calls(*words: str, name: str = "look_up") -> list[ModelResponse]:
     """A model's turns that call a tool once for each word."""
-    return [tool_call(name, call_id=f"call-{next(_call_ids)}", word=word) for word in words]
+    return [tool_call(name, call_id=f"call-{uuid4().hex[:12]}", word=word) for word in words]
 
 
 def agent_on(
@@ -95,12 +94,17 @@ async def ids_in_every_tier(stack: TieredCheckpointer, thread: str) -> list[list
     return [await tier.checkpointer.list_checkpoints(thread, limit=1000) for tier in stack.tiers]
 
 
-async def settle() -> None:
-    """Return when no other task of this loop is left."""
+async def one_turn_of_the_loop() -> None:
+    """Let every task that is ready run once."""
     loop = asyncio.get_running_loop()
     turn = loop.create_future()
-    loop.call_soon(turn.set_result, None)  # what was scheduled before becomes a task first
+    loop.call_soon(turn.set_result, None)
     await turn
+
+
+async def settle() -> None:
+    """Return when no other task of this loop is left."""
+    await one_turn_of_the_loop()  # what was scheduled before becomes a task first
     while others := asyncio.all_tasks() - {asyncio.current_task()}:
         await asyncio.wait(others)
 

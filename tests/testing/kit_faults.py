@@ -486,5 +486,3 @@ class SweepsAll(ReferenceStore):
 class FindsNothing(ReferenceStore):
     async def search(self, query: str, limit: int = 10) -> list[dict[str, Any]]:
         return []
-
-

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["Stall", "Ticker", "measure"]
 
 _EVERY = 0.001
-_MESSAGES = 1800  # about a megabyte
+_MESSAGES = 2250  # about a megabyte
 _NOTHING = ("", "")
 _KINDS = ("save", "load", "cold load")
 _PAIRS = (
@@ -133,13 +133,13 @@ def _contenders(directory: Path) -> dict[str, _Contender]:
 
 async def _stalls(ticker: Ticker, contender: _Contender, state: AgentState) -> dict[str, Stall]:
     """The stall of one save, one load by who has just saved, one load by who comes new."""
-    warm, cold, name = contender.warm, contender.cold(), "checkpoint"
+    warm, cold = contender.warm, contender.cold()
     found = {
-        "save": await ticker.during(lambda: warm.save(state, "thread", name)),
+        "save": await ticker.during(lambda: warm.save(state, "thread")),
         "load": await ticker.during(lambda: warm.load("thread")),
         "cold load": await ticker.during(lambda: cold.load("thread")),
     }
-    await warm.delete("thread", name)
+    await warm.delete("thread")
     return found
 
 

@@ -44,23 +44,38 @@ class CutCall(Generic[T]):
 
     def __await__(self) -> Generator[Any, Any, T]:
         steps = self._call.__await__()
-        waits, error = 0, None
+        waits = 0
+        error: BaseException | None = None
         while True:
             try:
                 waiting = steps.send(None) if error is None else steps.throw(error)
             except StopIteration as done:
                 result: T = done.value
                 return result
-            waits, error = waits + (not _loses_cancellation(self._call)), None
-            if waits == self._at and not self.reached and (task := asyncio.current_task()) is not None:
-                self.reached = True
-                if self._patient:
-                    time.sleep(0.001)
-                task.cancel()
+            waits, error = waits + 1, None
+            if waits == self._at:
+                error = self._cut(waiting)
+                if error is not None:
+                    continue
             try:
                 yield waiting
             except BaseException as raised:  # noqa: BLE001 - handed on to the call, whatever it is
                 error = raised
+
+    def _cut(self, waiting: Any) -> BaseException | None:
+        """Cancel the task; where that could get lost, return what is to be raised at once instead."""
+        task = asyncio.current_task()
+        if task is None:
+            return None
+        self.reached = True
+        if self._patient:
+            time.sleep(0.001)
+        if not _loses_cancellation(self._call):
+            task.cancel()
+            return None
+        if isinstance(waiting, asyncio.Future):
+            waiting.cancel()
+        return asyncio.CancelledError()
 
     async def run(self) -> T:
         """The same as a coroutine, for a task of its own."""

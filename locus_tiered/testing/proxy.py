@@ -1,0 +1,388 @@
+"""A TCP proxy that fails on command, in front of a real server: :class:`FaultProxy`.
+
+::
+
+    with valkey() as server, FaultProxy(server.port) as proxy:
+        checkpointer = server.checkpointer(url=f"redis://127.0.0.1:{proxy.port}/0")
+        proxy.cut_after_request(containing=b"thread-7")   # written, and the caller sees an error
+        ...
+        assert proxy.counts().verbs["SET"] == 1
+
+What it promises:
+
+- It lives on a thread and in an event loop of its own: no stall of the test's loop delays it, and every
+  method may be called from any thread, with or without a loop. A method that switches has taken effect when
+  it returns, within milliseconds.
+- What it lets through arrives byte for byte, in order, with ends of streams and resets as the peers made them.
+- After the ``with`` no thread and no socket is left. Everything is on 127.0.0.1, on one port throughout.
+
+What it does not: it neither delays nor damages what the client sends, knows nothing of TLS, and cannot refuse
+a connection because the server does: a server that is down is a reset connection behind a proxy. A connection
+exists for the client, and is counted, as soon as the kernel and then the proxy took it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import struct
+import threading
+from collections.abc import Callable, Generator, Iterable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType, TracebackType
+from typing import Literal, Self
+
+from locus_tiered.testing.services import ServiceError
+from locus_tiered.testing.services._tools import HOST, free_ports
+
+__all__ = ["Counts", "FaultProxy", "Mode"]
+
+Mode = Literal["pass_through", "refuse", "reset", "black_hole", "half_open", "slow", "cut_after_request"]
+"""What a proxy does at present, named like the method that made it so."""
+
+_SILENT = ("black_hole", "half_open")
+_CHUNK = 65_536
+_HTTP = re.compile(rb"[A-Z]{3,7} [/*]")
+_SET_UP = frozenset({"AUTH", "CLIENT", "HELLO", "SELECT"})  # said by Redis clients before what they are asked to say
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, for no time
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What came by since the proxy was started, or since :meth:`FaultProxy.reset_counters`."""
+
+    connections: int = 0
+    """Accepted ones, also those that were reset at once. A refused one is nobody's."""
+    requests: int = 0
+    """Requests sent on to the server: HTTP request lines, commands of Valkey (those that set up a connection
+    included), and for any other protocol each time that the client speaks after the server did."""
+    bytes_up: int = 0
+    """Sent on to the server."""
+    bytes_down: int = 0
+    """Sent on to clients; what was swallowed or cut off is not in it."""
+    verbs: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """The requests by HTTP method or command in capitals; empty for other protocols."""
+
+
+class FaultProxy:
+    """A proxy for ``target_port`` of 127.0.0.1, working between ``__enter__`` and ``__exit__``. Times in seconds.
+
+    It begins in :meth:`pass_through`. The methods that switch say what becomes of connections that are open.
+    """
+
+    def __init__(self, target_port: int) -> None:
+        self._target = target_port
+        self._port = 0
+        self._thread: threading.Thread | None = None
+        self._counting = threading.Lock()
+        self._counts = Counts()
+        # All of the following belongs to the proxy's own thread.
+        self._mode: Mode = "pass_through"
+        self._delay = 0.0
+        self._cuts, self._cut_what = 0, b""
+        self._connections: set[_Connection] = set()
+
+    # What everybody sees
+
+    @property
+    def port(self) -> int:
+        """The port for clients, on 127.0.0.1. The same through all modes."""
+        if not self._port:
+            raise ServiceError("the proxy was not started: use it in a with statement")
+        return self._port
+
+    @property
+    def mode(self) -> Mode:
+        """What it does at present. :meth:`cut_after_request` ends by itself, in :meth:`pass_through`."""
+        return self._mode
+
+    def pass_through(self) -> None:
+        """Do what a wire does. What :meth:`black_hole` and :meth:`slow` held back goes on its way."""
+        self._order("pass_through")
+
+    def refuse(self) -> None:
+        """As if the server's process were gone: open connections are reset, new ones refused."""
+        self._order("refuse")
+
+    def reset(self) -> None:
+        """Reset (RST) every open connection now, and every new one as soon as it was accepted."""
+        self._order("reset")
+
+    def black_hole(self) -> None:
+        """Accept connections, read nothing, send nothing, hide that anybody hung up.
+
+        As when packets are dropped and will be sent again: nothing is lost, the next mode goes on with it.
+        """
+        self._order("black_hole")
+
+    def half_open(self) -> None:
+        """Send on what clients say, and swallow every answer, the end of the stream included.
+
+        A connection that missed an answer is useless: it is reset when a mode follows that speaks.
+        """
+        self._order("half_open")
+
+    def slow(self, seconds: float) -> None:
+        """Let every answer begin ``seconds`` late. Once begun, the rest of it follows at full speed."""
+        if seconds < 0:
+            raise ValueError(f"cannot answer {-seconds:g} s early")
+        self._order("slow", delay=seconds)
+
+    def cut_after_request(self, n: int = 1, *, containing: bytes = b"") -> None:
+        """Cut off the next ``n`` requests: the server gets all of each and does it, the client gets a reset.
+
+        The reset comes when the server begins to answer. Afterwards the proxy passes everything through.
+        Only requests are meant that have ``containing`` anywhere, head or body: of PostgreSQL look for the
+        bytes of a parameter, because statements are often prepared by a request of their own. Commands that
+        merely set up a connection to Valkey (``HELLO``, ``AUTH``, ``CLIENT``, ``SELECT``) are never meant.
+        """
+        if n < 1:
+            raise ValueError(f"cannot cut off {n} requests")
+        self._order("cut_after_request", cuts=n, cut_what=containing)
+
+    def counts(self) -> Counts:
+        """What came by so far. Whatever a client got an answer to is in it."""
+        return self._counts
+
+    @property
+    def connections(self) -> int:
+        """As :attr:`Counts.connections`."""
+        return self._counts.connections
+
+    @property
+    def requests(self) -> int:
+        """As :attr:`Counts.requests`."""
+        return self._counts.requests
+
+    @property
+    def bytes_up(self) -> int:
+        """As :attr:`Counts.bytes_up`."""
+        return self._counts.bytes_up
+
+    @property
+    def bytes_down(self) -> int:
+        """As :attr:`Counts.bytes_down`."""
+        return self._counts.bytes_down
+
+    def reset_counters(self) -> None:
+        """Count from zero again."""
+        with self._counting:
+            self._counts = Counts()
+
+    def stop(self) -> None:
+        """Close every connection and end the thread. Idempotent."""
+        if self._thread is not None and self._thread.is_alive():
+            with suppress(RuntimeError):  # it ended by itself just now
+                self._loop.call_soon_threadsafe(self._stopping.set)
+            self._thread.join()
+
+    def __enter__(self) -> Self:
+        if self._thread is not None:
+            raise ServiceError("this proxy was used before: make a new one")
+        ready: Future[None] = Future()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._main(ready)), name=repr(self), daemon=True)
+        self._thread.start()
+        try:
+            ready.result()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"FaultProxy({self._target})"
+
+    # How it is ruled
+
+    def _order(self, mode: Mode, *, delay: float = 0.0, cuts: int = 0, cut_what: bytes = b"") -> None:
+        if self._thread is None or not self._thread.is_alive():
+            raise ServiceError("the proxy does not run: use it in a with statement")
+        change = self._switch(mode, delay, cuts, cut_what)
+        asyncio.run_coroutine_threadsafe(change, self._loop).result()
+
+    async def _main(self, ready: Future[None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stopping, self._switched, self._switching = asyncio.Event(), asyncio.Event(), asyncio.Lock()
+        try:
+            self._socket = _bind_anywhere()
+        except BaseException as error:  # noqa: BLE001 - it is raised where the proxy was entered
+            ready.set_exception(error)
+            return
+        self._port = self._socket.getsockname()[1]
+        self._listen()
+        ready.set_result(None)
+        await self._stopping.wait()
+        async with self._switching:
+            self._deafen()
+            self._socket.close()
+            await _end(self._connections)
+
+    async def _switch(self, mode: Mode, delay: float, cuts: int, cut_what: bytes) -> None:
+        async with self._switching:  # from here to the last line nothing else of the proxy runs
+            before, self._mode = self._mode, mode
+            self._delay, self._cuts, self._cut_what = delay, cuts, cut_what
+            if mode == "refuse" != before:
+                # A port that is bound, while nobody listens, refuses connections and is nobody else's.
+                self._deafen()
+                self._socket.close()
+                self._socket = _bind(self._port)
+            elif before == "refuse" != mode:
+                self._listen()
+            lost = {one for one in self._connections if one.missed_an_answer and mode not in _SILENT}
+            doomed = self._connections.copy() if mode in ("refuse", "reset") else lost
+            for connection in doomed:
+                connection.abort = True
+            over, self._switched = self._switched, asyncio.Event()
+            over.set()
+            await _end(doomed)
+
+    async def _until_switched(self, timeout: float | None = None) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._switched.wait()
+
+    async def _while_in(self, *modes: Mode) -> None:
+        while self._mode in modes:
+            await self._until_switched()
+
+    def _count(self, *, connections: int = 0, up: int = 0, down: int = 0, verbs: Iterable[str] = ()) -> None:
+        with self._counting:
+            now = self._counts
+            by_verb, requests = dict(now.verbs), now.requests
+            for verb in verbs:
+                requests += 1
+                if verb:
+                    by_verb[verb] = by_verb.get(verb, 0) + 1
+            self._counts = replace(
+                now,
+                connections=now.connections + connections,
+                requests=requests,
+                bytes_up=now.bytes_up + up,
+                bytes_down=now.bytes_down + down,
+                verbs=MappingProxyType(by_verb),
+            )
+
+    # How connections live
+
+    def _listen(self) -> None:
+        self._socket.listen(1024)
+        self._loop.add_reader(self._socket, self._accept)
+
+    def _deafen(self) -> None:
+        self._loop.remove_reader(self._socket)
+
+    def _accept(self) -> None:
+        try:
+            client, _ = self._socket.accept()
+        except OSError:  # it has gone again
+            return
+        client.setblocking(False)
+        self._count(connections=1)
+        if self._mode == "reset":
+            _close(client, abort=True)
+            return
+        connection = _Connection(client)
+        connection.task = self._loop.create_task(self._serve(connection))
+        self._connections.add(connection)
+        connection.task.add_done_callback(lambda _: self._connections.discard(connection))
+
+    async def _serve(self, connection: _Connection) -> None:
+        client, server = connection.client, connection.server
+        try:
+            await self._while_in("black_hole")
+            for one in (client, server):
+                one.setblocking(False)
+                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await self._loop.sock_connect(server, (HOST, self._target))
+            async with asyncio.TaskGroup() as pumps:
+                pumps.create_task(self._requests(connection))
+                pumps.create_task(self._answers(connection))
+        except* _ClientLeft:
+            connection.abort = True
+        except* _CutOff:
+            _close(client, abort=True)
+            await self._let_finish(server)
+        except* OSError:  # the server's side: nobody hears of it in the silent modes
+            await self._while_in("black_hole", "half_open")
+            connection.abort = True
+        finally:
+            _close(client, abort=connection.abort)
+            _close(server, abort=connection.abort)
+
+    async def _requests(self, connection: _Connection) -> None:
+        while True:
+            try:
+                data = await self._loop.sock_recv(connection.client, _CHUNK)
+            except OSError:
+                raise _ClientLeft from None
+            await self._while_in("black_hole")
+            if not data:
+                connection.server.shutdown(socket.SHUT_WR)
+                return
+            begun, complete = connection.parser.feed(data, speaks_anew=not connection.asked)
+            connection.asked = True
+            self._count(up=len(data), verbs=begun)
+            for verb, text in complete:
+                if self._cuts and not connection.cut and verb not in _SET_UP and self._cut_what in text:
+                    connection.cut = True
+                    self._cuts -= 1
+                    self._mode = self._mode if self._cuts else "pass_through"
+            await self._loop.sock_sendall(connection.server, data)
+
+    async def _answers(self, connection: _Connection) -> None:
+        while True:
+            data = await self._loop.sock_recv(connection.server, _CHUNK)
+            begins, connection.asked = connection.asked, False
+            if not await self._may_answer(begins):
+                connection.missed_an_answer = True
+                if not data:
+                    return
+                continue
+            if connection.cut and not _is_interim(data):
+                raise _CutOff
+            if not data:
+                connection.client.shutdown(socket.SHUT_WR)
+                return
+            self._count(down=len(data))
+            try:
+                await self._loop.sock_sendall(connection.client, data)
+            except OSError:
+                raise _ClientLeft from None
+
+    async def _may_answer(self, begins: bool) -> bool:
+        """Wait as the mode demands; false when the answer is to be swallowed."""
+        arrived = self._loop.time()
+        while True:
+            wait = arrived + self._delay - self._loop.time() if begins else 0.0
+            if self._mode == "half_open":
+                return False
+            elif self._mode == "black_hole":
+                await self._until_switched()
+            elif wait > 0:
+                await self._until_switched(wait)
+            else:
+                return True
+
+    async def _let_finish(self, server: socket.socket) -> None:
+        """Hang up as somebody does who has heard all: what the server has not yet read, it still reads."""
+        with suppress(OSError, TimeoutError):
+            server.shutdown(socket.SHUT_WR)
+            async with asyncio.timeout(1):
+                while await self._loop.sock_recv(server, _CHUNK):
+                    pass
+
+
+class _ClientLeft(Exception):
+    """The client reset its connection."""
+
+
+class _CutOff(Exception):
+    """The server answers what is to be cut off."""
