@@ -1,19 +1,22 @@
-"""For mkdocstrings: docstrings are written with roles, and Markdown has none.
+"""For mkdocstrings: docstrings are written in the dialect of Sphinx, and pages in Markdown.
 
-``:class:`Layer``` becomes a code span that links where there is something to link to, ``example::`` the block of
-Python that follows it. Drawings stay as they are.
+A role becomes a code span, what follows ``::`` a block of code, a simple table a table. Two parameters that are
+described together are described one after the other. Drawings stay as they are.
 """
 
 from __future__ import annotations
 
 import re
 import textwrap
+from itertools import pairwise
 from typing import Any
 
 import griffe
 
 _ROLE = re.compile(r":(?:class|func|meth|attr|mod|data|exc):`~?([^`]+)`")
 _LITERAL = re.compile(r"^(?P<lead>.*?)::\n\n(?P<block>(?:(?: {4}.*)?\n)+)", re.M)
+_TABLE = re.compile(r"^(?P<rule>=+(?: +=+)+)\n(?P<head>.*)\n(?P=rule)\n(?P<rows>(?:.*\n)*?)(?P=rule)$", re.M)
+_TWO = re.compile(r"^(?P<by> +)(?P<one>\w+), (?P<other>\w+): (?P<text>.*(?:\n(?P=by) +\S.*)*)", re.M)
 
 
 def _fenced(match: re.Match[str]) -> str:
@@ -23,10 +26,20 @@ def _fenced(match: re.Match[str]) -> str:
     return f"{lead}```{language}\n{block}\n```\n\n"
 
 
+def _table(match: re.Match[str]) -> str:
+    starts = [0, *(found.end() for found in re.finditer(" +", match["rule"]))]
+    spans = [*pairwise(starts), (starts[-1], None)]
+    lines = [match["head"], *match["rows"].splitlines()]
+    rows = ["| " + " | ".join(line[start:end].strip() for start, end in spans) + " |" for line in lines]
+    return "\n".join([rows[0], "| --- " * len(spans) + "|", *rows[1:]])
+
+
 def markdown(text: str) -> str:
     """A docstring as Markdown."""
-    text = _LITERAL.sub(_fenced, text + "\n").rstrip("\n")
-    return _ROLE.sub(lambda match: f"`{match[1].rpartition('.')[2]}`", text.replace("``", "`"))
+    text = _TABLE.sub(_table, text)
+    text = _TWO.sub(r"\g<by>\g<one>: \g<text>\n\g<by>\g<other>: As `\g<one>`.", text)
+    text = _ROLE.sub(lambda match: f"`{match[1].rpartition('.')[2]}`", text).replace("``", "`")
+    return _LITERAL.sub(_fenced, text + "\n").rstrip("\n")
 
 
 class SphinxRoles(griffe.Extension):

@@ -20,6 +20,9 @@ __all__ = ["as_json", "machine_name", "missed", "table"]
 
 Measured = Sequence[tuple[Row, Sequence[Figure]]]
 
+_LEGEND = """A : B shows B alone beside A. M and D are our memory and directory stores,
+File and Memory the SDK's own FileCheckpointer and MemoryCheckpointer."""
+
 _VERDICTS: Mapping[bool | None, Text] = {True: Text("yes", "green"), False: Text("NO", "bold red"), None: Text("")}
 
 
@@ -30,7 +33,8 @@ def machine_name() -> str:
 
 
 def _stage() -> str:
-    return f"{machine_name()}, Python {platform.python_version()}, locus-sdk {version('locus-sdk')}"
+    versions = f"Python {platform.python_version()}, locus-sdk {version('locus-sdk')}"
+    return f"{machine_name()}, {versions}, load average {os.getloadavg()[0]:.1f}"
 
 
 def table(measured: Measured, *, quick: bool) -> Table:
@@ -38,17 +42,17 @@ def table(measured: Measured, *, quick: bool) -> Table:
     title = f"What a stack costs, {'first look (--quick)' if quick else 'medians of interleaved rounds'}"
     shown = Table(
         title=title,
-        caption=f"{_stage()}\nDir = DirectoryCheckpointer, Mem = BoundedMemoryCheckpointer; the rest is the SDK's own",
+        caption=f"{_stage()}\n{_LEGEND}",
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1),
-        collapse_padding=True,
+        pad_edge=False,
     )
     shown.add_column("what", ratio=1)
     for heading in ("SDK alone", "stack", "ratio", "budget"):
         shown.add_column(heading, justify="right", no_wrap=True)
-    shown.add_column("within", no_wrap=True)
+    shown.add_column("kept", no_wrap=True)
     for row, figures in measured:
         shown.add_section()
         shown.add_row(Text(row.title, "bold"))
@@ -75,6 +79,7 @@ def as_json(measured: Measured, *, quick: bool) -> dict[str, Any]:
         "locus_sdk": version("locus-sdk"),
         "locus_tiered": version("locus-tiered"),
         "quick": quick,
+        "load_average": os.getloadavg()[0],
         "rows": [
             {"key": row.key, "title": row.title, "figures": [figure.to_json() for figure in figures]}
             for row, figures in measured

@@ -5,7 +5,7 @@ from __future__ import annotations
 from locus.core.messages import Message, ToolCall, ToolResult
 from locus.core.state import AgentState, ToolExecution
 
-__all__ = ["conversation", "encoded_size", "text_state"]
+__all__ = ["conversation", "encoded_size", "text_state", "texts"]
 
 _WORDS = "the parcel left the depot in Lisbon and is expected on Thursday before noon "
 
@@ -44,6 +44,13 @@ def conversation(messages: int, *, text: int = 200) -> AgentState:
         tool_executions=tuple(call for call in calls if call.tool_call_id in answered),
         metadata={"customer": {"name": "Ada", "tags": ["new", "priority"]}},
     )
+
+
+def texts(messages: int, *, text: int = 200) -> AgentState:
+    """A state of so many messages, questions and answers in turn, without any tool."""
+    makers = (Message.user, Message.assistant)
+    told = tuple(makers[number % 2](_text(text, number)) for number in range(messages))
+    return AgentState(agent_id="bench", messages=told)
 
 
 def text_state(size: int, number: int) -> AgentState:

@@ -36,9 +36,9 @@ class Row:
 
 
 ROWS: tuple[Row, ...] = (
-    Row("warm", "Load, 100 messages, all in memory", warm_load.measure),
+    Row("warm", "Load, 100 messages, in memory", warm_load.measure),
     Row("directory", "Load the latest of a long thread", directory_load.measure),
-    Row("layer", "One pass-through layer, per call", layer_cost.measure),
+    Row("layer", "One pass-through layer", layer_cost.measure),
     Row("loop", "Longest stall, 1 MB states, p99", event_loop.measure),
     Row("memory", "Growth of a process, 10 KB saves", memory_growth.measure),
 )

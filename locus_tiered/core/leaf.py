@@ -14,6 +14,7 @@ import fnmatch
 import logging
 import re
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from locus.core.state import AgentState
@@ -46,7 +47,7 @@ from locus_tiered.core.operations import (
     Vacuum,
 )
 from locus_tiered.core.ranking import Ranking
-from locus_tiered.core.rows import metadata_row, row_age, uniform_rows
+from locus_tiered.core.rows import metadata_row, newest_first, uniform_rows
 from locus_tiered.core.sdk_traits import traits_of
 from locus_tiered.core.stamp import is_stamp, looks_random
 from locus_tiered.core.traits import Traits
@@ -321,14 +322,14 @@ class Leaf(DispatchingLayer):
     async def _delete_thread(self, thread_id: str) -> bool:
         thread = self._traits.thread_ids.encode(thread_id)
         key = self._key(thread_id)
-        most = self._traits.deletes_at_most
-        if most is not None:
-            for name in (await self._list(thread_id, _MANY))[most:]:
-                await self._calls.make("delete", thread_id, lambda name=name: self.backend.delete(thread, name))  # type: ignore[misc]
+        most, empties = self._traits.deletes_at_most, self._traits.keeps_empty_threads
+        names = await self._list(thread_id, _MANY) if most is not None or empties else []
+        for name in [] if most is None else names[most:]:
+            await self._calls.make("delete", thread_id, partial(self.backend.delete, thread, name))
         deleted = await self._calls.make("delete", thread_id, lambda: self.backend.delete(thread), False)
         await self._calls.sure("delete", thread_id, empty=not deleted)
         self._floors.drop(key)
-        return bool(deleted)
+        return bool(deleted) and (not empties or bool(names))
 
     async def on_vacuum(self, op: Vacuum) -> int:
         return int(await self._calls.make("vacuum", None, lambda: self.backend.vacuum(op.older_than_days), 0))  # type: ignore[arg-type]
@@ -364,18 +365,21 @@ class Leaf(DispatchingLayer):
         rows = await self._calls.make(
             "list_with_metadata", None, lambda: self.backend.list_with_metadata(limit=_MANY), []
         )
-        return sorted(uniform_rows(rows, self._traits), key=row_age, reverse=True)[: op.limit]
+        return newest_first(uniform_rows(rows, self._traits), self._traits)[: op.limit]
 
     async def on_list_threads(self, op: ListThreads) -> list[str]:
         if self._traits.thread_names is not None:
             names = await self._calls.make("list_threads", None, self._traits.thread_names)
         else:
-            limit = op.limit if op.pattern == "*" else _MANY
+            all_of_them = op.pattern != "*" or self._traits.keeps_empty_threads
+            limit = _MANY if all_of_them else op.limit
             names = await self._calls.make("list_threads", None, lambda: self.backend.list_threads(limit=limit), [])
         threads: list[str] = []
         for name in names:
             thread = await self._thread_behind(name) if is_hashed(name) else self._traits.thread_ids.decode(name)
-            if thread is not None and fnmatch.fnmatchcase(thread, op.pattern):
+            if thread is None or not fnmatch.fnmatchcase(thread, op.pattern):
+                continue
+            if not self._traits.keeps_empty_threads or await self._list(thread, 1):
                 threads.append(thread)
                 if len(threads) == op.limit:
                     break

@@ -13,7 +13,7 @@ from locus_tiered.core.ids import IdRule, marked_name
 from locus_tiered.core.operations import Row
 from locus_tiered.core.traits import Traits
 
-__all__ = ["metadata_row", "row_age", "uniform_rows"]
+__all__ = ["metadata_row", "newest_first", "uniform_rows"]
 
 _INTERNAL = ("latest", "_checkpoints")  # what the SDK's key-value adapter keeps beside the checkpoints
 
@@ -69,8 +69,10 @@ def metadata_row(found: Any, thread_id: str, checkpoint_id: str | None, traits: 
     return row
 
 
-def row_age(row: Row) -> tuple[bool, str, str]:
-    """A sort key: stamped rows by stamp, above the others, which go by the backend's own times."""
-    stamp = row.get("stamp")
-    when = row.get("created_at") or row.get("updated_at") or ""
-    return (isinstance(stamp, str), str(stamp or ""), str(when))
+def newest_first(rows: list[Row], traits: Traits) -> list[Row]:
+    """Stamped rows by their stamps, then the others as the backend has them, or by its times."""
+    stamped = sorted((row for row in rows if "stamp" in row), key=lambda row: str(row["stamp"]), reverse=True)
+    others = [row for row in rows if "stamp" not in row]
+    if not traits.rows_in_order:
+        others.sort(key=lambda row: str(row.get("created_at") or row.get("updated_at") or ""), reverse=True)
+    return stamped + others

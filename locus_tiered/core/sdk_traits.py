@@ -32,7 +32,7 @@ def _object_name(text: str) -> bool:
 
 
 def _memory(_: Any) -> Traits:
-    return Traits(shares_values=True)
+    return Traits(shares_values=True, keeps_empty_threads=True)
 
 
 def _file(backend: Any) -> Traits:
@@ -56,6 +56,7 @@ def _file(backend: Any) -> Traits:
         none_is_unknown=True,
         probe=probe,
         one_at_a_time=True,
+        keeps_empty_threads=True,
         shown=("base_dir",),
     )
 
@@ -100,6 +101,7 @@ def _objects(_: Any) -> Traits:
         checkpoint_ids=IdRule(checkpoint, 200),
         reads_metadata=True,
         bare_metadata=True,
+        rows_in_order=False,
         shown=("bucket", "prefix"),
     )
 

@@ -69,6 +69,10 @@ class Traits:
     """Capability flags that it declares without having them, with the reason."""
     thread_names: Callable[[], Awaitable[list[str]]] | None = None
     """Lists the names of all threads where ``list_threads`` answers something else."""
+    keeps_empty_threads: bool = False
+    """A thread whose checkpoints were deleted one by one is still there for ``delete`` and ``list_threads``."""
+    rows_in_order: bool = True
+    """``list_with_metadata`` answers newest first."""
     row_ids: Literal["columns", "joined"] = "columns"
     """Rows name thread and checkpoint in columns, or joined as ``thread:checkpoint``."""
     bare_metadata: bool = False

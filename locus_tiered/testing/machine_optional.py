@@ -30,6 +30,7 @@ class OptionalRules(CoreRules):
             await self.settle(checkpointer)
             # The SDK's backends disagree about ids that both threads have: one skips, one overwrites.
             if source != dest and not set(self.model.ids(source)) & set(self.model.ids(dest)):
+                await self.look_first(checkpointer, dest)
                 copied = await checkpointer.copy_thread(source, dest)
                 self.touched(checkpointer, dest, self.model.ids(source))
                 self.same(f"copy_thread({brief(source)}, {brief(dest)})", copied, self.model.copy(source, dest))

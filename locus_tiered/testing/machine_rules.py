@@ -101,8 +101,7 @@ class CoreRules(Driver):
         metadata: dict[str, Any] | None = None,
     ) -> str | None:
         """Save and note it in the model; answers the id, or ``None`` where the store refused."""
-        if len(self.handles) > 1 and self.forgives("blind saves"):
-            await handle.load(thread)
+        await self.look_first(handle, thread)
         before = self.model.ids(thread)
         self._saves += 1
         # No two saves are equal, so that a mix-up always shows. The copy shares what can be scribbled over.

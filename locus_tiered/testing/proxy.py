@@ -24,17 +24,17 @@ exists for the client, and is counted, as soon as the kernel and then the proxy 
 from __future__ import annotations
 
 import asyncio
-import re
 import socket
 import struct
 import threading
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from types import MappingProxyType, TracebackType
+from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Literal, Self
 
+from locus_tiered.testing.proxy_wire import Counts, RequestParser, Tally, is_interim
 from locus_tiered.testing.services import ServiceError
 from locus_tiered.testing.services._tools import HOST, free_ports
 
@@ -45,26 +45,8 @@ Mode = Literal["pass_through", "refuse", "reset", "black_hole", "half_open", "sl
 
 _SILENT = ("black_hole", "half_open")
 _CHUNK = 65_536
-_HTTP = re.compile(rb"[A-Z]{3,7} [/*]")
 _SET_UP = frozenset({"AUTH", "CLIENT", "HELLO", "SELECT"})  # said by Redis clients before what they are asked to say
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, for no time
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """What came by since the proxy was started, or since :meth:`FaultProxy.reset_counters`."""
-
-    connections: int = 0
-    """Accepted ones, also those that were reset at once. A refused one is nobody's."""
-    requests: int = 0
-    """Requests sent on to the server: HTTP request lines, commands of Valkey (those that set up a connection
-    included), and for any other protocol each time that the client speaks after the server did."""
-    bytes_up: int = 0
-    """Sent on to the server."""
-    bytes_down: int = 0
-    """Sent on to clients; what was swallowed or cut off is not in it."""
-    verbs: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
-    """The requests by HTTP method or command in capitals; empty for other protocols."""
 
 
 class FaultProxy:
@@ -77,9 +59,13 @@ class FaultProxy:
         self._target = target_port
         self._port = 0
         self._thread: threading.Thread | None = None
-        self._counting = threading.Lock()
-        self._counts = Counts()
+        self._tally = Tally()
         # All of the following belongs to the proxy's own thread.
+        self._loop: asyncio.AbstractEventLoop
+        self._socket: socket.socket
+        self._stopping: asyncio.Event
+        self._switched: asyncio.Event
+        self._switching: asyncio.Lock
         self._mode: Mode = "pass_through"
         self._delay = 0.0
         self._cuts, self._cut_what = 0, b""
@@ -108,7 +94,7 @@ class FaultProxy:
         self._order("refuse")
 
     def reset(self) -> None:
-        """Reset (RST) every open connection now, and every new one as soon as it was accepted."""
+        """Reset (RST) every open connection now, and every new one when it says its first word, or after 0.1 s."""
         self._order("reset")
 
     def black_hole(self) -> None:
@@ -145,32 +131,31 @@ class FaultProxy:
 
     def counts(self) -> Counts:
         """What came by so far. Whatever a client got an answer to is in it."""
-        return self._counts
+        return self._tally.counts
 
     @property
     def connections(self) -> int:
         """As :attr:`Counts.connections`."""
-        return self._counts.connections
+        return self._tally.counts.connections
 
     @property
     def requests(self) -> int:
         """As :attr:`Counts.requests`."""
-        return self._counts.requests
+        return self._tally.counts.requests
 
     @property
     def bytes_up(self) -> int:
         """As :attr:`Counts.bytes_up`."""
-        return self._counts.bytes_up
+        return self._tally.counts.bytes_up
 
     @property
     def bytes_down(self) -> int:
         """As :attr:`Counts.bytes_down`."""
-        return self._counts.bytes_down
+        return self._tally.counts.bytes_down
 
     def reset_counters(self) -> None:
         """Count from zero again."""
-        with self._counting:
-            self._counts = Counts()
+        self._tally.reset()
 
     def stop(self) -> None:
         """Close every connection and end the thread. Idempotent."""
@@ -212,7 +197,7 @@ class FaultProxy:
         self._loop = asyncio.get_running_loop()
         self._stopping, self._switched, self._switching = asyncio.Event(), asyncio.Event(), asyncio.Lock()
         try:
-            self._socket = _bind_anywhere()
+            self._socket = _bind(*free_ports(1))
         except BaseException as error:  # noqa: BLE001 - it is raised where the proxy was entered
             ready.set_exception(error)
             return
@@ -253,23 +238,6 @@ class FaultProxy:
         while self._mode in modes:
             await self._until_switched()
 
-    def _count(self, *, connections: int = 0, up: int = 0, down: int = 0, verbs: Iterable[str] = ()) -> None:
-        with self._counting:
-            now = self._counts
-            by_verb, requests = dict(now.verbs), now.requests
-            for verb in verbs:
-                requests += 1
-                if verb:
-                    by_verb[verb] = by_verb.get(verb, 0) + 1
-            self._counts = replace(
-                now,
-                connections=now.connections + connections,
-                requests=requests,
-                bytes_up=now.bytes_up + up,
-                bytes_down=now.bytes_down + down,
-                verbs=MappingProxyType(by_verb),
-            )
-
     # How connections live
 
     def _listen(self) -> None:
@@ -285,10 +253,7 @@ class FaultProxy:
         except OSError:  # it has gone again
             return
         client.setblocking(False)
-        self._count(connections=1)
-        if self._mode == "reset":
-            _close(client, abort=True)
-            return
+        self._tally.add(connections=1)
         connection = _Connection(client)
         connection.task = self._loop.create_task(self._serve(connection))
         self._connections.add(connection)
@@ -297,6 +262,10 @@ class FaultProxy:
     async def _serve(self, connection: _Connection) -> None:
         client, server = connection.client, connection.server
         try:
+            if self._mode == "reset":
+                await self._first_words(client)
+                connection.abort = True
+                return
             await self._while_in("black_hole")
             for one in (client, server):
                 one.setblocking(False)
@@ -329,7 +298,7 @@ class FaultProxy:
                 return
             begun, complete = connection.parser.feed(data, speaks_anew=not connection.asked)
             connection.asked = True
-            self._count(up=len(data), verbs=begun)
+            self._tally.add(up=len(data), verbs=begun)
             for verb, text in complete:
                 if self._cuts and not connection.cut and verb not in _SET_UP and self._cut_what in text:
                     connection.cut = True
@@ -346,12 +315,12 @@ class FaultProxy:
                 if not data:
                     return
                 continue
-            if connection.cut and not _is_interim(data):
+            if connection.cut and not is_interim(data):
                 raise _CutOff
             if not data:
                 connection.client.shutdown(socket.SHUT_WR)
                 return
-            self._count(down=len(data))
+            self._tally.add(down=len(data))
             try:
                 await self._loop.sock_sendall(connection.client, data)
             except OSError:
@@ -371,6 +340,12 @@ class FaultProxy:
             else:
                 return True
 
+    async def _first_words(self, client: socket.socket) -> None:
+        """Let a client find itself connected: reset at once, some would say so, and some that they could not."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await self._loop.sock_recv(client, 1)
+
     async def _let_finish(self, server: socket.socket) -> None:
         """Hang up as somebody does who has heard all: what the server has not yet read, it still reads."""
         with suppress(OSError, TimeoutError):
@@ -380,9 +355,49 @@ class FaultProxy:
                     pass
 
 
+@dataclass(slots=True, eq=False)
+class _Connection:
+    client: socket.socket
+    server: socket.socket = field(default_factory=socket.socket)
+    parser: RequestParser = field(default_factory=RequestParser)
+    task: asyncio.Task[None] | None = None
+    asked: bool = False
+    """The client said something since the server spoke last."""
+    cut: bool = False
+    """What it asked last is to be cut off."""
+    missed_an_answer: bool = False
+    abort: bool = False
+    """It ends with a reset."""
+
+
 class _ClientLeft(Exception):
     """The client reset its connection."""
 
 
 class _CutOff(Exception):
     """The server answers what is to be cut off."""
+
+
+async def _end(connections: Iterable[_Connection]) -> None:
+    tasks = [one.task for one in connections if one.task is not None]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _bind(port: int) -> socket.socket:
+    bound = socket.socket()
+    try:
+        bound.setblocking(False)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((HOST, port))
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def _close(one: socket.socket, *, abort: bool) -> None:
+    if abort and one.fileno() >= 0:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    one.close()

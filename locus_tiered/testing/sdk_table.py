@@ -1,6 +1,6 @@
 """What the SDK's own checkpointers keep of the contract, run and not typed: the table in the docs comes from here.
 
-:func:`sdk_conformance` starts the servers that it needs, runs the kit on six checkpointers, takes about half a
+:func:`sdk_conformance` starts the servers that it needs, runs the kit on five checkpointers, takes about half a
 minute and returns the table. It promises to report what it saw and nothing else: where a result depends on the
 machine, so does the table. Needs the extras ``services``, ``s3``, ``redis`` and ``postgres``.
 """
@@ -24,7 +24,7 @@ from locus_tiered.testing.checks import Factory, Reopen
 from locus_tiered.testing.conformance import CheckResult, ConformanceReport, check_checkpointer_conformance
 from locus_tiered.testing.services import Postgres, SeaweedFS, Valkey, postgres, seaweedfs, valkey
 
-__all__ = ["SdkSubject", "conformance_table", "sdk_conformance", "sdk_reports", "sdk_subjects"]
+__all__ = ["SdkSubject", "conformance_table", "same_keys", "sdk_conformance", "sdk_reports", "sdk_subjects"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,11 @@ class SdkSubject:
     async def report(self, *, only: Collection[str] | None = None) -> ConformanceReport:
         """Run the kit on it; what fails is in the report."""
         return await check_checkpointer_conformance(self.factory, reopen=self.reopen, only=only, raise_on_failure=False)
+
+
+def same_keys(one: Any) -> StorageBackendAdapter:
+    """Another handle on the data of an adapter, whatever the backend below it."""
+    return StorageBackendAdapter(type(one._backend)(**one._backend.config.model_dump()))
 
 
 def sdk_subjects(directory: Path, s3: SeaweedFS, redis: Valkey, pg: Postgres) -> dict[str, SdkSubject]:
@@ -53,9 +58,6 @@ def sdk_subjects(directory: Path, s3: SeaweedFS, redis: Valkey, pg: Postgres) ->
     def same_bucket(one: Any) -> BaseCheckpointer:
         return s3.backend(bucket=one.bucket, prefix=one.prefix)
 
-    def same_keys(one: Any) -> BaseCheckpointer:
-        return StorageBackendAdapter(type(one._backend)(**one._backend.config.model_dump()))
-
     def same_table(one: Any) -> BaseCheckpointer:
         return pg.checkpointer(table=one._table_name)
 
@@ -65,7 +67,6 @@ def sdk_subjects(directory: Path, s3: SeaweedFS, redis: Valkey, pg: Postgres) ->
         "S3Backend": SdkSubject(s3.backend, same_bucket),
         "redis_checkpointer": SdkSubject(redis.checkpointer, same_keys),
         "PgCheckpointer": SdkSubject(pg.checkpointer, same_table),
-        "postgresql_checkpointer": SdkSubject(pg.adapter, same_keys),
     }
 
 

@@ -75,7 +75,9 @@ def blocks_of(page: Path) -> list[Block]:
             between = text[match.end() : following.start()]
             prints = None if between.strip() else following["body"]
         line = text.count("\n", 0, match.start("body")) + 1
-        found.append(Block(page, line, match["language"], title[1] if title else None, match["body"], prints))
+        # Ruff formats what is called python, and would take an inclusion for code.
+        language = match["language"] or ("python" if ".python" in match["attributes"] else "")
+        found.append(Block(page, line, language, title[1] if title else None, match["body"], prints))
     return found
 
 

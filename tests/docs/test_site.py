@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import locus_tiered
 from docs import generate
 from tests.docs.blocks import PAGES, ROOT, blocks_of, name_of
 
@@ -26,7 +27,14 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     for page in ("index.html", "tiers/index.html", "api/index.html"):
         assert (tmp_path / "site" / page).is_file()
     api = (tmp_path / "site/api/index.html").read_text(encoding="utf-8")
-    assert ":class:" not in api, "a role of reStructuredText was not turned into a link"
+    for mark in (":class:", ":func:", ":meth:", "====", "<code>python", "::\n"):
+        assert mark not in api, "something of Sphinx's dialect was not turned into Markdown"
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    reference = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    assert [name for name in locus_tiered.__all__ if f"::: locus_tiered.{name}\n" not in reference] == ["Operation"]
+    assert "::: locus_tiered.core.operations\n" in reference
 
 
 @pytest.mark.parametrize("name", [name for name in generate.PAGES if name not in generate.NEED_SERVERS])

@@ -36,7 +36,7 @@ async def measure(settings: Settings) -> list[Figure]:
     await ours.close()
     return [
         Figure(
-            what=f"Directory : File, {length} checkpoints",
+            what=f"{length} on disk, Directory : File",
             unit="ms",
             against="FileCheckpointer",
             sdk=rounds.median("alone") * 1e3,

@@ -44,9 +44,9 @@ _MESSAGES = 2250  # about a megabyte
 _NOTHING = ("", "")
 _KINDS = ("save", "load", "cold load")
 _PAIRS = (
-    ("Mem > Dir", "FileCheckpointer"),
-    ("Mem > Dir > File", "FileCheckpointer"),
-    ("Mem > Dir > Memory", "MemoryCheckpointer"),
+    ("M>D", "FileCheckpointer"),
+    ("M>D>File", "FileCheckpointer"),
+    ("M>D>Memory", "MemoryCheckpointer"),
 )
 
 
@@ -109,8 +109,8 @@ class _Contender:
 def _contenders(directory: Path) -> dict[str, _Contender]:
     memory, file = MemoryCheckpointer(), FileCheckpointer(directory / "file")
     homes = {
-        "Mem > Dir > File": FileCheckpointer(directory / "home"),
-        "Mem > Dir > Memory": MemoryCheckpointer(),
+        "M>D>File": FileCheckpointer(directory / "home"),
+        "M>D>Memory": MemoryCheckpointer(),
     }
 
     def near(name: str) -> tuple[BoundedMemoryCheckpointer, DirectoryCheckpointer]:
@@ -119,7 +119,7 @@ def _contenders(directory: Path) -> dict[str, _Contender]:
     found = {
         "MemoryCheckpointer": _Contender(memory, lambda: memory),
         "FileCheckpointer": _Contender(file, lambda: file),
-        "Mem > Dir": _Contender(TieredCheckpointer(*near("shared")), lambda: TieredCheckpointer(*near("shared"))),
+        "M>D": _Contender(TieredCheckpointer(*near("shared")), lambda: TieredCheckpointer(*near("shared"))),
     }
     for number, (name, home) in enumerate(homes.items()):
 
@@ -189,7 +189,7 @@ async def measure(settings: Settings) -> list[Figure]:
             stack=_p99(nothing),
             details={"calls": len(nothing), "wall_p99": percentile([stall.wall for stall in nothing], 0.99)},
         ),
-        Figure(what="one full garbage collection", unit="ms", stack=_full_collection()),
+        Figure(what="a full garbage collection", unit="ms", stack=_full_collection()),
     ]
     for kind in _KINDS:
         for stack, alone in _PAIRS:

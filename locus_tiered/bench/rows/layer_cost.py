@@ -5,6 +5,7 @@ The first layer over a backend brings its ``Leaf`` along; a second one shows wha
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -80,6 +81,7 @@ async def measure(settings: Settings) -> list[Figure]:
             {member: bind(checkpointer) for member, checkpointer in members.items()},
             rounds=settings.pick(61, 5),
             calls=settings.pick(2000, 200),
+            clock=time.process_time,
         )
 
         def figure(what: str, more: str, base: str, rounds: Any = rounds) -> Figure:
@@ -94,6 +96,6 @@ async def measure(settings: Settings) -> list[Figure]:
                 budget=Budget("difference", 3),
             )
 
-        first.append(figure(f"{name}: layer : a bare backend", "layer", "backend"))
-        second.append(figure(f"{name}: layer on layer : one layer", "two layers", "layer"))
+        first.append(figure(f"{name}, layer : bare backend", "layer", "backend"))
+        second.append(figure(f"{name}, two layers : one", "two layers", "layer"))
     return first + second

@@ -33,7 +33,7 @@ async def measure(settings: Settings) -> list[Figure]:
     growth = ours["growth"] / _MIB
     return [
         Figure(
-            what=f"{saves:,} in {_BUDGET_MIB} MiB : Memory, {few:,}",
+            what=f"{saves:,} saves : {few:,} saves",
             unit="MiB",
             against=f"MemoryCheckpointer after {few} saves",
             sdk=alone["growth"] / _MIB,

@@ -6,13 +6,14 @@ does not isolate. The bare decoding of the same state is what full isolation cos
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from locus.core.state import AgentState
 from locus.memory.backends.memory import MemoryCheckpointer
 
 from locus_tiered.bench.figures import Budget, Figure
-from locus_tiered.bench.states import conversation
+from locus_tiered.bench.states import conversation, texts
 from locus_tiered.bench.timing import interleave
 from locus_tiered.layers.cached import CachedCheckpointer
 from locus_tiered.layers.tiered import TieredCheckpointer
@@ -28,14 +29,20 @@ _MESSAGES = 100
 
 
 async def measure(settings: Settings) -> list[Figure]:
-    """Each stack against ``MemoryCheckpointer`` and against the bare decoding."""
-    state = conversation(_MESSAGES)
-    text = state.model_dump_json().encode()
+    """Each stack against ``MemoryCheckpointer`` and against the bare decoding, for two kinds of conversation."""
+    figures = []
+    for kind, state in (("texts", texts(_MESSAGES)), ("tools", conversation(_MESSAGES))):
+        figures += await _measure(settings, kind, state)
+    return figures
+
+
+async def _measure(settings: Settings, kind: str, state: AgentState) -> list[Figure]:
+    encoded = state.model_dump_json().encode()
     alone = MemoryCheckpointer()
     cached = CachedCheckpointer(MemoryCheckpointer(), latest="exclusive")
     tiered = TieredCheckpointer(
         BoundedMemoryCheckpointer(),
-        DirectoryCheckpointer(settings.directory, durability="process"),
+        DirectoryCheckpointer(settings.directory / kind, durability="process"),
         MemoryCheckpointer(),
         latest="exclusive",
     )
@@ -44,32 +51,36 @@ async def measure(settings: Settings) -> list[Figure]:
         assert await checkpointer.load("thread") == state
 
     async def decode() -> AgentState:
-        return AgentState.model_validate_json(text)
+        return AgentState.model_validate_json(encoded)
 
     rounds = await interleave(
         {
-            "MemoryCheckpointer": lambda: alone.load("thread"),
-            "bare decoding": decode,
-            "CachedCheckpointer": lambda: cached.load("thread"),
-            "TieredCheckpointer": lambda: tiered.load("thread"),
+            "Memory": lambda: alone.load("thread"),
+            "decoding": decode,
+            "Cached": lambda: cached.load("thread"),
+            "Tiered": lambda: tiered.load("thread"),
         },
         rounds=settings.pick(61, 5),
-        calls=settings.pick(100, 20),
+        calls=settings.pick(50, 20),
+        clock=time.process_time,
     )
     for stack in (cached, tiered):
         await stack.close()
     return [
         Figure(
-            what=f"{stack.removesuffix('Checkpointer')} : {base}",
+            what=f"{kind}, {stack} : {base}",
             unit="us",
-            against=base,
+            against=against,
             sdk=rounds.median(base) * 1e6,
             stack=rounds.median(stack) * 1e6,
             ratio=rounds.ratio(stack, base),
             difference=rounds.difference(stack, base) * 1e6,
             budget=Budget("ratio", most),
-            details={"messages": _MESSAGES, "bytes": len(text)},
+            details={"messages": _MESSAGES, "bytes": len(encoded)},
         )
-        for base, most in (("MemoryCheckpointer", 1.2), ("bare decoding", 1.5))
-        for stack in ("CachedCheckpointer", "TieredCheckpointer")
+        for base, against, most in (
+            ("Memory", "MemoryCheckpointer", 1.2),
+            ("decoding", "AgentState.model_validate_json", 1.5),
+        )
+        for stack in ("Cached", "Tiered")
     ]
