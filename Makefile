@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format docs bench tables clean
+.PHONY: help demo test campaign lint format docs bench tables clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ tables: $(READY)  ## write the generated tables of the docs anew
 
 docs: $(READY)  ## build the site into site/, warnings are errors
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+campaign: $(READY)  ## the state machine for longer: LOCUS_TIERED_EXAMPLES=500 make campaign
+	@LOCUS_TIERED_EXAMPLES=$${LOCUS_TIERED_EXAMPLES:-300} $(BIN)/python -m pytest -q tests/laws/test_state_machine.py --timeout 3600 -n 2
 
 bench: $(READY)  ## measure the budgets against the SDK's own checkpointers; writes bench.json
 	@$(BIN)/python -m locus_tiered.bench --json bench.json

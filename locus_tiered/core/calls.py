@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from typing import Any, TypeVar, cast
 
 from locus_tiered.core.classification import classify
@@ -42,13 +43,8 @@ class Calls:
         ``empty`` is the answer of a backend in which nothing was ever saved, where that is an error of its own.
         """
         try:
-            if self._traits.first_call_alone:
-                gate = self._gates.get()
-                if not gate.open:
-                    async with gate.lock:
-                        result = await call()
-                        gate.open = True
-                        return result
+            if self._traits.first_call_alone or self._traits.scope is not None:
+                return await self._carefully(thread_id, call)
             return await call()
         except LocusTieredError:
             raise  # a stack inside another checkpointer inside this stack
@@ -58,6 +54,18 @@ class Calls:
             if empty is not None and self._traits.absent is not None and self._traits.absent(error):
                 return cast("T", empty)
             raise self._failed(operation, thread_id, error) from error
+
+    async def _carefully(self, thread_id: str | None, call: Callable[[], Awaitable[T]]) -> T:
+        """The call in the scope that its thread needs, alone if it is the first in this event loop."""
+        scope = self._traits.scope
+        with nullcontext() if scope is None or thread_id is None else scope(thread_id):
+            gate = self._gates.get()
+            if gate.open or not self._traits.first_call_alone:
+                return await call()
+            async with gate.lock:
+                result = await call()
+                gate.open = True
+                return result
 
     def _failed(self, operation: str, thread_id: str | None, error: Exception) -> BackendError:
         about = "" if thread_id is None else f" of thread {shorten(thread_id)}"

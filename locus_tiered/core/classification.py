@@ -168,6 +168,7 @@ _AWS_TEMPORARY = frozenset(
         "ServiceUnavailable",
         "OperationAborted",
         "ConditionalRequestConflict",
+        "BucketAlreadyOwnedByYou",  # two processes made it at once
     }
 )
 

@@ -121,11 +121,21 @@ class Lanes:
         return len(self._tasks.get())
 
     async def settle(self, timeout: float) -> int:
-        """Wait up to ``timeout`` seconds for this loop's calls to end; answers how many have not."""
-        tasks = self._tasks.get()
-        if tasks:
-            await asyncio.wait(set(tasks), timeout=timeout)
-        return len(tasks)
+        """Wait up to ``timeout`` seconds for this loop's calls to end, those that wait in a lane included.
+
+        Answers how many have not.
+        """
+        tasks, lanes, loop = self._tasks.get(), self._lanes.get(), asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+
+        def waiting() -> int:
+            return sum(len(lane.waiting) for lane in lanes.values())
+
+        while (tasks or waiting()) and loop.time() < deadline:
+            if tasks:
+                await asyncio.wait(set(tasks), timeout=deadline - loop.time())
+            await asyncio.sleep(0)  # who waited in the lane begins now
+        return len(tasks) + waiting()
 
     @staticmethod
     async def _enter(lanes: dict[Hashable, _Lane], key: Hashable, *, changes: bool) -> _Lane:

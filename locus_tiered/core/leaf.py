@@ -264,6 +264,12 @@ class Leaf(DispatchingLayer):
             unlisted = await self._unlisted(thread_id, entries)
             if unlisted is not None:
                 entries = sorted([unlisted, *entries], key=lambda entry: entry.stamp or "", reverse=True)
+        own_latest = self._traits.own_latest
+        if len(entries) > 1 and entries[0].stamp is None and own_latest is not None:
+            latest = await self._calls.make(
+                "head", thread_id, partial(own_latest, self._traits.thread_ids.encode(thread_id))
+            )
+            entries.sort(key=lambda entry: self._traits.checkpoint_ids.encode(entry.id) != latest)
         return entries
 
     async def _read_entry(self, thread_id: str, name: str) -> Entry | None:

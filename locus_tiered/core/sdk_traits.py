@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,12 +90,18 @@ def _s3(backend: Any) -> Traits:
         code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
         return code == "NoSuchBucket" and backend._create_bucket and not backend._initialized
 
-    return replace(_objects(backend), absent=absent)
+    # The first calls of a process would each make the bucket.
+    return replace(_objects(backend), absent=absent, first_call_alone=True)
 
 
-def _objects(_: Any) -> Traits:
+def _objects(backend: Any) -> Traits:
     def checkpoint(text: str) -> bool:
         return _object_name(text) and not text.endswith(".meta")
+
+    async def pointer(thread: str) -> str | None:
+        # LastModified counts whole seconds; the pointer knows the last save.
+        found = await backend._get_bytes(backend._latest_key(thread))
+        return None if found is None else found.decode().strip()
 
     return Traits(
         thread_ids=IdRule(_object_name, 200),
@@ -102,6 +109,7 @@ def _objects(_: Any) -> Traits:
         reads_metadata=True,
         bare_metadata=True,
         rows_in_order=False,
+        own_latest=pointer,
         shown=("bucket", "prefix"),
     )
 
@@ -116,6 +124,10 @@ def _pg(backend: Any) -> Traits:
         found: str = backend.tenant_for(thread_id)
         return None if found == backend._tenant else found
 
+    def scope(thread_id: str) -> AbstractContextManager[object]:
+        # tenant_of judges by the id as its users know it, not by the name under which it is kept.
+        return backend.tenant_scope(backend.tenant_for(thread_id))  # type: ignore[no-any-return]
+
     return Traits(
         # A B-tree row of Postgres holds 2704 bytes.
         thread_ids=IdRule(plain_text, 800),
@@ -125,6 +137,7 @@ def _pg(backend: Any) -> Traits:
         normalise=backend.prepare,
         digest_leaves_out=("messages",),  # retention and purge_messages() rewrite them
         partition=tenant,
+        scope=None if backend._tenant_of is None else scope,
         first_call_alone=True,
     )
 

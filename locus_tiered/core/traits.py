@@ -11,6 +11,7 @@ asks the backend's :class:`Traits` instead of guessing. Those of the SDK's own b
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -36,6 +37,11 @@ class Traits:
     """It lists no more ids of a thread than this, and not surely the newest."""
     loses_index_rows: bool = False
     """Two processes that save to one thread may each drop the other's id from the list."""
+    own_latest: Callable[[str], Awaitable[str | None]] | None = None
+    """The name of a thread's newest checkpoint as the backend itself has it, where its list may order it wrongly.
+
+    Only asked for threads without any stamp: elsewhere it is a hint that nobody needs.
+    """
     reads_metadata: bool = False
     """``get_metadata`` answers without transferring the state."""
 
@@ -57,6 +63,9 @@ class Traits:
     """State fields that it may rewrite by itself later."""
     partition: Callable[[str], str | None] | None = None
     """Which tenant a call on this thread belongs to, in the caller's context; ``None`` for the usual one."""
+
+    scope: Callable[[str], AbstractContextManager[object]] | None = None
+    """What a call on this thread must run in, when the backend judges by the thread's id."""
 
     # event loops
     first_call_alone: bool = False

@@ -272,6 +272,8 @@ class CachedCheckpointer(OrderingLayer):
         self._stamps.observe(key, None if head is None else head.stamp)
         if self._views.current(key, view, generation):
             view.know_head(head, self._clock.monotonic())
+            if head is None:
+                await self._near.empty(view, key, generation)
         return head
 
     async def _stale_head(self, view: View, key: str, thread_id: str, error: Exception) -> Entry | None:

@@ -139,6 +139,17 @@ class NearTier:
         else:
             view.vouched.discard(checkpoint_id)
 
+    async def empty(self, view: View, key: str, generation: int) -> None:
+        """Let go of a thread that the truth does not have any more. Takes the lane itself."""
+        if view.verified and not view.vouched and not view.distrusted:
+            return  # nothing of it is here
+
+        async def empty() -> None:
+            if self._views.current(key, view, generation):
+                await self.drop(view, key, None)
+
+        await self._lanes.change(key, empty)
+
     async def fill(self, view: View, key: str, generation: int, checkpoint: Checkpoint) -> None:
         """Copy what was loaded, unless the thread has changed since (law 4). Takes the lane itself."""
         if checkpoint.stamp is None:

@@ -118,7 +118,8 @@ def run_machine(
         max_examples: How many programs.
         steps: The most steps of one.
         derandomize: The same programs every time (for CI); ``False``: others each time.
-        shrink: Look for the shortest failing program. ``False`` is for tests that only ask whether it fails.
+        shrink: Look for the shortest failing program. ``False`` is for tests that only ask whether it fails, and
+            for failures that depend on time, which Hypothesis else calls flaky instead of showing them.
     """
     run_state_machine_as_test(
         machine,

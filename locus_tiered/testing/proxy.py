@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
 import threading
 from collections.abc import Iterable
 from concurrent.futures import Future
@@ -34,9 +33,9 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, Self
 
-from locus_tiered.testing.proxy_wire import Counts, RequestParser, Tally, is_interim
+from locus_tiered.testing.proxy_wire import HOST, Counts, RequestParser, Tally, bind, close, is_interim
 from locus_tiered.testing.services import ServiceError
-from locus_tiered.testing.services._tools import HOST, free_ports
+from locus_tiered.testing.services._tools import free_ports
 
 __all__ = ["Counts", "FaultProxy", "Mode"]
 
@@ -46,7 +45,6 @@ Mode = Literal["pass_through", "refuse", "reset", "black_hole", "half_open", "sl
 _SILENT = ("black_hole", "half_open")
 _CHUNK = 65_536
 _SET_UP = frozenset({"AUTH", "CLIENT", "HELLO", "SELECT"})  # said by Redis clients before what they are asked to say
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, for no time
 
 
 class FaultProxy:
@@ -68,7 +66,7 @@ class FaultProxy:
         self._switching: asyncio.Lock
         self._mode: Mode = "pass_through"
         self._delay = 0.0
-        self._cuts, self._cut_what = 0, b""
+        self._cut: _Cut | None = None
         self._connections: set[_Connection] = set()
 
     # What everybody sees
@@ -117,17 +115,18 @@ class FaultProxy:
             raise ValueError(f"cannot answer {-seconds:g} s early")
         self._order("slow", delay=seconds)
 
-    def cut_after_request(self, n: int = 1, *, containing: bytes = b"") -> None:
+    def cut_after_request(self, n: int = 1, *, containing: bytes = b"", skip: int = 0) -> None:
         """Cut off the next ``n`` requests: the server gets all of each and does it, the client gets a reset.
 
-        The reset comes when the server begins to answer. Afterwards the proxy passes everything through.
+        The reset comes when the server begins to answer. Before, ``skip`` requests pass, and afterwards all:
+        one save is often several requests, and a failure after each of them is another failure.
         Only requests are meant that have ``containing`` anywhere, head or body: of PostgreSQL look for the
         bytes of a parameter, because statements are often prepared by a request of their own. Commands that
         merely set up a connection to Valkey (``HELLO``, ``AUTH``, ``CLIENT``, ``SELECT``) are never meant.
         """
         if n < 1:
             raise ValueError(f"cannot cut off {n} requests")
-        self._order("cut_after_request", cuts=n, cut_what=containing)
+        self._order("cut_after_request", cut=_Cut(n, containing, skip))
 
     def counts(self) -> Counts:
         """What came by so far. Whatever a client got an answer to is in it."""
@@ -187,17 +186,16 @@ class FaultProxy:
 
     # How it is ruled
 
-    def _order(self, mode: Mode, *, delay: float = 0.0, cuts: int = 0, cut_what: bytes = b"") -> None:
+    def _order(self, mode: Mode, *, delay: float = 0.0, cut: _Cut | None = None) -> None:
         if self._thread is None or not self._thread.is_alive():
             raise ServiceError("the proxy does not run: use it in a with statement")
-        change = self._switch(mode, delay, cuts, cut_what)
-        asyncio.run_coroutine_threadsafe(change, self._loop).result()
+        asyncio.run_coroutine_threadsafe(self._switch(mode, delay, cut), self._loop).result()
 
     async def _main(self, ready: Future[None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._stopping, self._switched, self._switching = asyncio.Event(), asyncio.Event(), asyncio.Lock()
         try:
-            self._socket = _bind(*free_ports(1))
+            self._socket = bind(*free_ports(1))
         except BaseException as error:  # noqa: BLE001 - it is raised where the proxy was entered
             ready.set_exception(error)
             return
@@ -210,15 +208,15 @@ class FaultProxy:
             self._socket.close()
             await _end(self._connections)
 
-    async def _switch(self, mode: Mode, delay: float, cuts: int, cut_what: bytes) -> None:
+    async def _switch(self, mode: Mode, delay: float, cut: _Cut | None) -> None:
         async with self._switching:  # from here to the last line nothing else of the proxy runs
             before, self._mode = self._mode, mode
-            self._delay, self._cuts, self._cut_what = delay, cuts, cut_what
+            self._delay, self._cut = delay, cut
             if mode == "refuse" != before:
                 # A port that is bound, while nobody listens, refuses connections and is nobody else's.
                 self._deafen()
                 self._socket.close()
-                self._socket = _bind(self._port)
+                self._socket = bind(self._port)
             elif before == "refuse" != mode:
                 self._listen()
             lost = {one for one in self._connections if one.missed_an_answer and mode not in _SILENT}
@@ -252,39 +250,48 @@ class FaultProxy:
             client, _ = self._socket.accept()
         except OSError:  # it has gone again
             return
-        client.setblocking(False)
         self._tally.add(connections=1)
         connection = _Connection(client)
-        connection.task = self._loop.create_task(self._serve(connection))
+        for one in (client, connection.server):
+            one.setblocking(False)
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._connections.add(connection)
-        connection.task.add_done_callback(lambda _: self._connections.discard(connection))
+        connection.task = self._loop.create_task(self._serve(connection))
+        connection.task.add_done_callback(lambda _: self._forget(connection))
+
+    def _forget(self, connection: _Connection) -> None:
+        """Not at the end of the task itself: one that is cancelled at once never begins."""
+        self._connections.discard(connection)
+        for one in (connection.client, connection.server):
+            close(one, abort=connection.abort)
 
     async def _serve(self, connection: _Connection) -> None:
-        client, server = connection.client, connection.server
         try:
-            if self._mode == "reset":
-                await self._first_words(client)
-                connection.abort = True
-                return
-            await self._while_in("black_hole")
-            for one in (client, server):
-                one.setblocking(False)
-                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await self._loop.sock_connect(server, (HOST, self._target))
+            await self._reach_server(connection)
             async with asyncio.TaskGroup() as pumps:
                 pumps.create_task(self._requests(connection))
                 pumps.create_task(self._answers(connection))
         except* _ClientLeft:
             connection.abort = True
         except* _CutOff:
-            _close(client, abort=True)
-            await self._let_finish(server)
+            close(connection.client, abort=True)
+            await self._let_finish(connection.server)
         except* OSError:  # the server's side: nobody hears of it in the silent modes
             await self._while_in("black_hole", "half_open")
             connection.abort = True
-        finally:
-            _close(client, abort=connection.abort)
-            _close(server, abort=connection.abort)
+
+    async def _reach_server(self, connection: _Connection) -> None:
+        await self._while_in("black_hole")
+        try:
+            if self._mode == "reset":
+                raise ConnectionResetError
+            await self._loop.sock_connect(connection.server, (HOST, self._target))
+        except OSError:
+            # Let the client find itself connected: of a reset at once, some say that they could not connect.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await self._loop.sock_recv(connection.client, 1)
+            raise
 
     async def _requests(self, connection: _Connection) -> None:
         while True:
@@ -300,10 +307,10 @@ class FaultProxy:
             connection.asked = True
             self._tally.add(up=len(data), verbs=begun)
             for verb, text in complete:
-                if self._cuts and not connection.cut and verb not in _SET_UP and self._cut_what in text:
+                if self._cut is not None and not connection.cut and self._cut.means(verb, text):
                     connection.cut = True
-                    self._cuts -= 1
-                    self._mode = self._mode if self._cuts else "pass_through"
+                    if not self._cut.left:
+                        self._mode, self._cut = "pass_through", None
             await self._loop.sock_sendall(connection.server, data)
 
     async def _answers(self, connection: _Connection) -> None:
@@ -340,12 +347,6 @@ class FaultProxy:
             else:
                 return True
 
-    async def _first_words(self, client: socket.socket) -> None:
-        """Let a client find itself connected: reset at once, some would say so, and some that they could not."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(0.1):
-                await self._loop.sock_recv(client, 1)
-
     async def _let_finish(self, server: socket.socket) -> None:
         """Hang up as somebody does who has heard all: what the server has not yet read, it still reads."""
         with suppress(OSError, TimeoutError):
@@ -370,6 +371,23 @@ class _Connection:
     """It ends with a reset."""
 
 
+@dataclass(slots=True)
+class _Cut:
+    left: int
+    what: bytes
+    skip: int
+
+    def means(self, verb: str, text: bytes) -> bool:
+        """Whether this request is to be cut off; counts it if so."""
+        if verb in _SET_UP or self.what not in text:
+            return False
+        if self.skip:
+            self.skip -= 1
+            return False
+        self.left -= 1
+        return True
+
+
 class _ClientLeft(Exception):
     """The client reset its connection."""
 
@@ -383,21 +401,3 @@ async def _end(connections: Iterable[_Connection]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _bind(port: int) -> socket.socket:
-    bound = socket.socket()
-    try:
-        bound.setblocking(False)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((HOST, port))
-    except OSError:
-        bound.close()
-        raise
-    return bound
-
-
-def _close(one: socket.socket, *, abort: bool) -> None:
-    if abort and one.fileno() >= 0:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-    one.close()

@@ -1,20 +1,25 @@
-"""What :class:`~locus_tiered.testing.proxy.FaultProxy` knows of protocols: where a request ends, and how to count.
+"""What :class:`~locus_tiered.testing.proxy.FaultProxy` knows of sockets and protocols, and how it counts.
 
-Enough of HTTP/1.1 and of Valkey's protocol to tell one request from the next, however they are cut into
+Of protocols: enough of HTTP/1.1 and Valkey's to tell one request from the next, however they are cut into
 packets. Nothing is checked: what makes no sense is taken for another protocol.
 """
 
 from __future__ import annotations
 
 import re
+import socket
+import struct
 import threading
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-__all__ = ["Counts", "RequestParser", "Tally", "is_interim"]
+from locus_tiered.testing.services._tools import HOST
+
+__all__ = ["HOST", "Counts", "RequestParser", "Tally", "bind", "close", "is_interim"]
 
 _HTTP = re.compile(rb"[A-Z]{3,7} [/*h]")
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, for no time
 _INTERIM = re.compile(rb"HTTP/1\.[01] 1\d\d ")
 
 
@@ -64,6 +69,26 @@ class Tally:
                 bytes_down=now.bytes_down + down,
                 verbs=MappingProxyType(by_verb),
             )
+
+
+def bind(port: int) -> socket.socket:
+    """A socket that has ``port`` to itself. As long as it does not listen, connections to it are refused."""
+    bound = socket.socket()
+    try:
+        bound.setblocking(False)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((HOST, port))
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def close(one: socket.socket, *, abort: bool) -> None:
+    """Close, with a reset if asked for. No-op for one that is closed."""
+    if abort and one.fileno() >= 0:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    one.close()
 
 
 def is_interim(answer: bytes) -> bool:

@@ -20,9 +20,12 @@ The clock stands still while code runs. When no callback is ready, the first of 
 4. **There is nothing**: :class:`DeadlockError`, with the list of who waits where, after ``grace`` real seconds
    for a thread that the loop knows nothing of.
 
-With rules 1, 3 and 4 alone a program runs the same way every time. What the module does not: know of threads
-that are not the loop's own (a timer does not wait for their ``call_soon_threadsafe``, unless it is held), make
-``time.time`` or ``time.sleep`` virtual, or notice a program whose timers go on for ever.
+Without threads and sockets, a program that takes its chances from a seed runs the same way every time. With
+them every moment is the same, and the order within a moment is not: threads end when they end.
+
+What the module does not: know of threads that are not the loop's own (a timer does not wait for their
+``call_soon_threadsafe``, unless it is held), make ``time.time`` or ``time.sleep`` virtual, or notice a program
+whose timers go on for ever.
 """
 
 from __future__ import annotations
@@ -143,9 +146,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     # What may end on another thread
 
-    def run_in_executor(
-        self, executor: Executor | None, func: Callable[[*_Ts], _T], *args: *_Ts
-    ) -> asyncio.Future[_T]:
+    def run_in_executor(self, executor: Executor | None, func: Callable[[*_Ts], _T], *args: *_Ts) -> asyncio.Future[_T]:
         """As ever. The call counts as work until ``func`` has ended, however its future ends."""
         if executor is None:
             if self._default_executor is None:

@@ -218,8 +218,6 @@ async def test_many_threads_at_once_do_not_meet(stack: TieredCheckpointer) -> No
     assert sorted(await stack.list_threads()) == sorted(threads)
 
 
-# FAILS (reported): S3Backend makes its bucket lazily, and two first saves side by side both try; the loser's
-# BucketAlreadyOwnedByYou fails the save. Its traits do not say first_call_alone.
 async def test_the_first_saves_of_many_threads_at_once_all_succeed_on_a_bucket_yet_to_be_made(
     stack: TieredCheckpointer,
 ) -> None:

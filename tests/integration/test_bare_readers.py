@@ -91,8 +91,6 @@ async def test_an_old_thread_is_deleted_through_the_stack(bare: S3Backend, stack
     assert await stack.load("t") is None and await bare.load("t") is None
 
 
-# FAILS (reported): among checkpoints without a stamp the stack takes list_checkpoints()[0] for the newest, which
-# on S3 is a matter of names within one second; the backend itself would have said the right one.
 async def test_until_the_first_stamped_save_the_newest_is_what_the_bare_backend_says(
     bare: S3Backend, stack: TieredCheckpointer
 ) -> None:

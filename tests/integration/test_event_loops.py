@@ -118,8 +118,6 @@ def test_close_is_idempotent_and_the_next_call_takes_everything_up_again(stack: 
     asyncio.run(scenario())
 
 
-# FAILS (reported): close() waits once for the changes that run at that moment; those that wait for their turn in a
-# thread's lane begin afterwards, and run while and after the backend is closed.
 def test_close_waits_for_saves_that_wait_for_their_turn(stack: TieredCheckpointer) -> None:
     async def scenario() -> list[bool]:
         await stack.save(state_saying("zero"), "t")

@@ -254,8 +254,6 @@ async def test_tenants_named_by_the_thread_id_keep_their_threads_apart(
         assert said(await stack.load("globex/t")) == ["globex asks", "globex hears"]
 
 
-# FAILS (reported): an id that PostgreSQL cannot hold is stored under another name, and tenant_of is asked about
-# that name, so the row is filed under a tenant that does not exist.
 async def test_a_thread_id_too_long_for_the_table_is_still_filed_under_its_tenant(
     postgres_server: Postgres, tmp_path: Path
 ) -> None:

@@ -493,6 +493,49 @@ def test_a_bounded_store_that_forgets_the_newest_is_found() -> None:
         run_machine(checkpointer_machine(KeepsTheFirst, bounded=True), max_examples=100, shrink=False)
 
 
+def test_a_handle_that_is_stale_by_id_only_is_forgiven_where_asked() -> None:
+    class CachesById(ReferenceCheckpointer):
+        """A near tier for which a hit by id is final."""
+
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            self._near: dict[tuple[str, str], str] = {}
+
+        async def load(self, thread_id: str, checkpoint_id: str | None = None) -> AgentState | None:
+            if checkpoint_id is None:
+                return await super().load(thread_id)
+            if (thread_id, checkpoint_id) not in self._near:
+                found = self._find(thread_id, checkpoint_id)
+                if found is None:
+                    return None
+                self._near[thread_id, checkpoint_id] = found[1].state
+            return AgentState.from_checkpoint(json.loads(self._near[thread_id, checkpoint_id]))
+
+        async def exists(self, thread_id: str, checkpoint_id: str | None = None) -> bool:
+            return (thread_id, checkpoint_id) in self._near or await super().exists(thread_id, checkpoint_id)
+
+        def _keep(self, thread: str, checkpoint: str, text: Any) -> None:
+            self._near.pop((thread, checkpoint), None)
+            super()._keep(thread, checkpoint, text)
+
+        def _drop(self, thread: str, checkpoint: str) -> bool:
+            self._near.pop((thread, checkpoint), None)
+            return super()._drop(thread, checkpoint)
+
+        async def delete(self, thread_id: str, checkpoint_id: str | None = None) -> bool:
+            for key in [key for key in self._near if key[0] == thread_id and checkpoint_id in (None, key[1])]:
+                del self._near[key]
+            return await super().delete(thread_id, checkpoint_id)
+
+    def pair() -> Pair:
+        first = CachesById()
+        return Pair(first, first.twin())
+
+    run_machine(checkpointer_machine(pair, forgives={"ids elsewhere"}), max_examples=25)
+    with pytest.raises(AssertionError, match="deleted|checkpoint|load|exists"):
+        run_machine(checkpointer_machine(pair), max_examples=500, shrink=False)
+
+
 def test_what_is_forgiven_is_not_found() -> None:
     run_machine(checkpointer_machine(AnswersTrue, forgives={"delete answers"}), max_examples=25)
 

@@ -211,7 +211,7 @@ def test_two_runs_are_one_story() -> None:
             for _ in range(20):
                 await clock.sleep(clock.random_bits(4) / 4)
                 if clock.random_bits(1):
-                    told.append((await asyncio.to_thread(str, name), now()))
+                    told.append((name.upper(), now()))
                 await queue.put(name)
 
         async def listener() -> None:
@@ -449,8 +449,9 @@ def test_a_deadlock_says_who_waits_where_and_lets_them_clean_up() -> None:
 
     async def main() -> None:
         await asyncio.sleep(3)
+        second = asyncio.create_task(inner(), name="the second")
         async with asyncio.TaskGroup() as group:
-            group.create_task(inner(), name="the second")
+            group.create_task(asyncio.wait([second]))
 
     with pytest.raises(DeadlockError) as caught:
         run_virtual(main, grace=0.01)

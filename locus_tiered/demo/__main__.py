@@ -1,0 +1,72 @@
+"""``python -m locus_tiered.demo``: the comparison, then the crash. Takes about half a minute."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from locus_tiered.demo import crash
+from locus_tiered.demo.report import comparison, story, verdict
+from locus_tiered.demo.sides import Side, both_sides, quick_turns_lost, take_turn
+from locus_tiered.testing.services import SeaweedFS, ServiceError, seaweedfs
+
+__all__ = ["main"]
+
+TURNS = 3
+TOOL_CALLS = 10
+TRIALS = 8
+
+
+async def _compare(server: SeaweedFS, directory: Path) -> list[Side]:
+    async with both_sides(server, directory) as sides:
+        for number in range(1, TURNS + 1):
+            for side in sides:
+                side.turns.append(await take_turn(side, "conversation", number, TOOL_CALLS))
+        for trial in range(TRIALS):
+            for place, side in enumerate(sides):
+                near = directory / f"newcomer-{place}-{trial}"
+                side.lost.append(await quick_turns_lost(side, f"quick-{trial}", near))
+    return sides
+
+
+async def _run(console: Console) -> int:
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="locus-demo-") as made, Console(stderr=True).status("") as status:
+        directory = Path(made)
+        status.update("starting an S3 server")
+        with seaweedfs() as server:
+            status.update(f"{TURNS} turns on both sides, then {TRIALS} times two quick ones")
+            sides = await _compare(server, directory)
+            console.print(comparison(sides, TOOL_CALLS))
+            console.print(verdict(sides))
+            console.print()
+            status.update("a crash in the middle of a turn")
+            told = await crash.tell(server, directory / "crash")
+            console.print(story(told))
+    console.print(f"[dim]{time.monotonic() - began:.0f} s; the server and all files are gone.")
+    return 0 if told.went_on and not any(sides[1].lost) else 1
+
+
+def main() -> int:
+    """Run the demo; answers the exit code: 1 when the stack lost a turn or the conversation did not go on."""
+    console = Console(highlight=False)
+    # Whoever ends us politely gets the same tidy end as Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return asyncio.run(_run(console))
+    except KeyboardInterrupt:
+        console.print("Stopped; the server and all files are gone.")
+        return 130
+    except ServiceError as error:
+        console.print(f"The demo needs an S3 server, which did not start: {error}", markup=False)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
