@@ -13,6 +13,7 @@ from locus.memory.checkpointer import BaseCheckpointer
 
 from locus_tiered.core.checkpoint import Body, Checkpoint, plain_metadata
 from locus_tiered.core.clock import SYSTEM, Clock
+from locus_tiered.core.flights import Flights
 from locus_tiered.core.layer import DispatchingLayer
 from locus_tiered.core.operations import Head, Save
 from locus_tiered.core.stamp import StampClock, is_stamp
@@ -31,6 +32,7 @@ class OrderingLayer(DispatchingLayer, base=True):
         super().__init__(inner, name=name)
         self._clock = clock
         self._stamps = StampClock(clock)
+        self._looks: Flights[None] = Flights()
         self._partition = self.traits.partition
 
     def _scoped(self, thread_id: str) -> str:
@@ -58,13 +60,20 @@ class OrderingLayer(DispatchingLayer, base=True):
         checkpoint = Checkpoint(thread_id, wanted or stamp, stamp, metadata, body)
         return Save(thread_id, None, checkpoint.id, None, checkpoint, operation.iteration)
 
-    async def _look(self, thread_id: str) -> str:
-        """Know the thread's newest stamp before the first one is issued in it; answers the thread's key."""
+    async def _look(self, thread_id: str, *, again: bool = False) -> str:
+        """Know the thread's newest stamp before the first one is issued in it; answers the thread's key.
+
+        ``again=True`` looks even if this process has looked before: another one may have saved since.
+        """
         key = self._scoped(thread_id)
-        if not self._stamps.has_seen(key):
-            head = await self.handle(Head(thread_id))
-            self._stamps.observe(key, None if head is None else head.stamp)
+        if again or not self._stamps.has_seen(key):
+            # One look for all who wait for it, and they go on in the order in which they came.
+            await self._looks.join(key, lambda: self._see(thread_id, key))
         return key
+
+    async def _see(self, thread_id: str, key: str) -> None:
+        head = await self.handle(Head(thread_id))
+        self._stamps.observe(key, None if head is None else head.stamp)
 
     def _restamped(self, checkpoint: Checkpoint, thread_id: str, key: str) -> Checkpoint:
         """The checkpoint as the newest of another thread; keeps its stamp where that already is greater."""

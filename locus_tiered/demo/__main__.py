@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from rich.console import Console
+from rich.status import Status
 
 from locus_tiered.demo import crash
 from locus_tiered.demo.report import comparison, story, verdict
@@ -35,22 +36,16 @@ async def _compare(server: SeaweedFS, directory: Path) -> list[Side]:
     return sides
 
 
-async def _run(console: Console) -> int:
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="locus-demo-") as made, Console(stderr=True).status("") as status:
-        directory = Path(made)
-        status.update("starting an S3 server")
-        with seaweedfs() as server:
-            status.update(f"{TURNS} turns on both sides, then {TRIALS} times two quick ones")
-            sides = await _compare(server, directory)
-            console.print(comparison(sides, TOOL_CALLS))
-            console.print(verdict(sides))
-            console.print()
-            status.update("a crash in the middle of a turn")
-            told = await crash.tell(server, directory / "crash")
-            console.print(story(told))
-    console.print(f"[dim]{time.monotonic() - began:.0f} s; the server and all files are gone.")
-    return 0 if told.went_on and not any(sides[1].lost) else 1
+async def _show(server: SeaweedFS, directory: Path, console: Console, status: Status) -> bool:
+    status.update(f"{TURNS} turns on both sides, then {TRIALS} times two quick ones")
+    sides = await _compare(server, directory)
+    console.print(comparison(sides, TOOL_CALLS))
+    console.print(verdict(sides))
+    console.print()
+    status.update("a crash in the middle of a turn")
+    told = await crash.tell(server, directory / "crash")
+    console.print(story(told))
+    return told.went_on and not any(sides[1].lost)
 
 
 def main() -> int:
@@ -58,14 +53,22 @@ def main() -> int:
     console = Console(highlight=False)
     # Whoever ends us politely gets the same tidy end as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    began = time.monotonic()
     try:
-        return asyncio.run(_run(console))
+        with (
+            tempfile.TemporaryDirectory(prefix="locus-demo-") as directory,
+            Console(stderr=True).status("starting an S3 server") as status,
+            seaweedfs() as server,
+        ):
+            kept = asyncio.run(_show(server, Path(directory), console, status))
     except KeyboardInterrupt:
-        console.print("Stopped; the server and all files are gone.")
+        console.print("Stopped. The server and all files are gone.")
         return 130
     except ServiceError as error:
-        console.print(f"The demo needs an S3 server, which did not start: {error}", markup=False)
+        console.print(f"The demo needs an S3 server: {error}", markup=False)
         return 1
+    console.print(f"[dim]{time.monotonic() - began:.0f} s. The server and all files are gone.")
+    return 0 if kept else 1
 
 
 if __name__ == "__main__":

@@ -20,10 +20,14 @@ from locus.core.state import AgentState
 from locus.memory.backends.s3 import S3Backend
 from locus.testing import text
 
-from locus_tiered.demo.agents import agent_on, answer, calls, prompt, turn
+from locus_tiered.demo.agents import agent_on, calls
 from locus_tiered.demo.sides import make_stack
 
-THREAD = "crash"
+_THREAD = "crash"
+_TURNS = (
+    ("I am Ada, and I wait for ten parcels.", "Noted, Ada."),
+    ("Where are they?", "All ten of them arrive on Thursday, Ada."),
+)
 
 
 def _say(**facts: Any) -> None:
@@ -67,22 +71,23 @@ async def main() -> None:
     part, tool_calls, stop_at = config.pop("part"), config.pop("tool_calls"), config.pop("stop_at")
     directory = Path(config.pop("directory"))
     stack = make_stack(S3Backend(region_name="us-east-1", **config), directory)
+    (hello, noted), (question, answer) = _TURNS
     if part == "begin":
-        await agent_on(stack, turn(1, 0)).arun(prompt(1, 0), thread_id=THREAD)
-        agent = agent_on(stack, turn(2, tool_calls), _tool(stop_at))
-        await agent.arun(prompt(2, tool_calls), thread_id=THREAD)
+        await agent_on(stack, [text(noted)]).arun(hello, thread_id=_THREAD)
+        script = [*calls(2, range(1, tool_calls + 1)), text(answer)]
+        await agent_on(stack, script, _tool(stop_at)).arun(question, thread_id=_THREAD)
         return
     began = time.perf_counter()
-    state = await stack.load(THREAD)
+    state = await stack.load(_THREAD)
     if state is None:
         raise SystemExit("the thread is empty")
     known = _remembered(state, time.perf_counter() - began)
     _say(**known)
     left = range(len(known["results"]) + 1, tool_calls + 1)
-    agent = agent_on(stack, [*calls(2, left), text(answer(2))], _tool(None))
-    async for _ in agent.continue_turn(THREAD):
+    agent = agent_on(stack, [*calls(2, left), text(answer)], _tool(None))
+    async for _ in agent.continue_turn(_THREAD):
         pass
-    finished = await stack.load(THREAD)
+    finished = await stack.load(_THREAD)
     _say(answer=finished.messages[-1].content if finished is not None else "")
     await stack.close()
 

@@ -38,6 +38,8 @@ def comparison(sides: Sequence[Side], tool_calls: int) -> Table:
     table = Table(
         title=f"{turns} turns of {tool_calls} tool calls, one thread, a local S3 server",
         title_justify="left",
+        caption="requests: PUT + GET + LIST + DELETE; bytes are those of the bodies",
+        caption_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
@@ -48,13 +50,13 @@ def comparison(sides: Sequence[Side], tool_calls: int) -> Table:
         costs = [side.turns[number] for side in sides]
         table.add_section()
         table.add_row(Text(f"turn {number + 1}", "bold"))
-        table.add_row("requests (PUT + GET + LIST + DELETE)", *map(_requests, costs))
+        table.add_row("S3 requests", *map(_requests, costs))
         table.add_row("sent to S3", *(_kilobytes(cost.traffic.sent) for cost in costs))
         table.add_row("received from S3", *(_kilobytes(cost.traffic.received) for cost in costs))
-        table.add_row(Text("the agent waited for it"), *(_milliseconds(cost.waited) for cost in costs))
+        table.add_row("the agent waited", *(_milliseconds(cost.waited) for cost in costs))
     table.add_section()
-    table.add_row(Text("two quick turns, one call each", "bold"))
-    table.add_row("the second one was lost", *(_lost(side) for side in sides))
+    table.add_row(Text("two quick turns", "bold"))
+    table.add_row("the second was lost", *(_lost(side) for side in sides))
     return table
 
 
@@ -73,7 +75,9 @@ def verdict(sides: Sequence[Side]) -> str:
         "time waited": (sum(c.waited for c in alone), sum(c.waited for c in stack)),
         "lost turns": (sum(sides[0].lost), sum(sides[1].lost)),
     }
-    better, same, worse = [], [], []
+    better: list[str] = []
+    same: list[str] = []
+    worse: list[str] = []
     for name, (before, after) in measures.items():
         shown = f"{name} ({after} instead of {before})" if name == "lost turns" else f"{name} ({_ratio(before, after)})"
         place = same if abs(after - before) <= _SAME * before else better if after < before else worse

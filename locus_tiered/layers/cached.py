@@ -24,6 +24,7 @@ from locus.memory.checkpointer import BaseCheckpointer
 from locus_tiered.core.checkpoint import Checkpoint, Entry
 from locus_tiered.core.clock import SYSTEM, Clock
 from locus_tiered.core.errors import BackendError, StackConfigError, StaleRead, shorten
+from locus_tiered.core.flights import Flights
 from locus_tiered.core.lanes import Lanes
 from locus_tiered.core.layer import MOST, Layer, as_layer, construction
 from locus_tiered.core.operations import (
@@ -40,7 +41,6 @@ from locus_tiered.core.operations import (
 )
 from locus_tiered.core.ordering import OrderingLayer
 from locus_tiered.core.signals import emit
-from locus_tiered.layers.flights import Flights
 from locus_tiered.layers.near import CacheStats, NearTier
 from locus_tiered.layers.view import Unknown, View, Views
 from locus_tiered.stores.memory import BoundedMemoryCheckpointer
@@ -172,7 +172,7 @@ class CachedCheckpointer(OrderingLayer):
         Not atomic: when it fails half-way, what was copied stays.
         """
         entries = await self._truth(op.source_thread_id)
-        key = await self._look(op.dest_thread_id)
+        key = await self._look(op.dest_thread_id, again=True)
         copied = False
         for entry in reversed(entries):
             found = await self.handle(Load(op.source_thread_id, entry.id))

@@ -101,7 +101,7 @@ class Store(OrderingLayer, base=True):
 
     async def on_copy_thread(self, op: CopyThread) -> bool:
         entries: list[Entry] = await self.handle(ListCheckpoints(op.source_thread_id, limit=10**9, ordered=True))
-        key = await self._look(op.dest_thread_id)
+        key = await self._look(op.dest_thread_id, again=True)
         copied = False
         for entry in reversed(entries):
             found = await self.handle(Load(op.source_thread_id, entry.id))

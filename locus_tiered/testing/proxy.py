@@ -42,7 +42,7 @@ __all__ = ["Counts", "FaultProxy", "Mode"]
 Mode = Literal["pass_through", "refuse", "reset", "black_hole", "half_open", "slow", "cut_after_request"]
 """What a proxy does at present, named like the method that made it so."""
 
-_SILENT = ("black_hole", "half_open")
+_SILENT: tuple[Mode, ...] = ("black_hole", "half_open")
 _CHUNK = 65_536
 _SET_UP = frozenset({"AUTH", "CLIENT", "HELLO", "SELECT"})  # said by Redis clients before what they are asked to say
 
@@ -166,7 +166,7 @@ class FaultProxy:
     def __enter__(self) -> Self:
         if self._thread is not None:
             raise ServiceError("this proxy was used before: make a new one")
-        ready: Future[None] = Future()
+        ready = Future[None]()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main(ready)), name=repr(self), daemon=True)
         self._thread.start()
         try:
@@ -205,7 +205,6 @@ class FaultProxy:
         await self._stopping.wait()
         async with self._switching:
             self._deafen()
-            self._socket.close()
             await _end(self._connections)
 
     async def _switch(self, mode: Mode, delay: float, cut: _Cut | None) -> None:
@@ -215,7 +214,6 @@ class FaultProxy:
             if mode == "refuse" != before:
                 # A port that is bound, while nobody listens, refuses connections and is nobody else's.
                 self._deafen()
-                self._socket.close()
                 self._socket = bind(self._port)
             elif before == "refuse" != mode:
                 self._listen()
@@ -244,6 +242,7 @@ class FaultProxy:
 
     def _deafen(self) -> None:
         self._loop.remove_reader(self._socket)
+        self._socket.close()
 
     def _accept(self) -> None:
         try:
@@ -277,7 +276,7 @@ class FaultProxy:
             close(connection.client, abort=True)
             await self._let_finish(connection.server)
         except* OSError:  # the server's side: nobody hears of it in the silent modes
-            await self._while_in("black_hole", "half_open")
+            await self._while_in(*_SILENT)
             connection.abort = True
 
     async def _reach_server(self, connection: _Connection) -> None:
@@ -338,14 +337,10 @@ class FaultProxy:
         arrived = self._loop.time()
         while True:
             wait = arrived + self._delay - self._loop.time() if begins else 0.0
-            if self._mode == "half_open":
-                return False
-            elif self._mode == "black_hole":
-                await self._until_switched()
-            elif wait > 0:
-                await self._until_switched(wait)
+            if self._mode == "black_hole" or wait > 0:
+                await self._until_switched(None if wait <= 0 else wait)
             else:
-                return True
+                return self._mode != "half_open"
 
     async def _let_finish(self, server: socket.socket) -> None:
         """Hang up as somebody does who has heard all: what the server has not yet read, it still reads."""

@@ -232,17 +232,17 @@ class _Noting(Executor):
         return future
 
 
-def _place(task: asyncio.Task[Any]) -> str:
-    """The innermost line of ours on which a task waits."""
+def _place(task: asyncio.Task[Any], most: int = 3) -> str:
+    """Where a task waits: its innermost calls, the last of which is often asyncio's own."""
     awaited: Any = task.get_coro()
-    place = repr(awaited)
+    places: list[str] = []
     while awaited is not None:
         # Coroutines, generators and asynchronous generators call the same things by different names.
         for frame, inner in (("cr_frame", "cr_await"), ("gi_frame", "gi_yieldfrom"), ("ag_frame", "ag_await")):
-            if code := getattr(awaited, frame, None):
-                place = f"{code.f_code.co_qualname} ({code.f_code.co_filename}:{code.f_lineno})"
+            if at := getattr(awaited, frame, None):
+                places.append(f"{at.f_code.co_qualname} ({at.f_code.co_filename}:{at.f_lineno})")
                 awaited = getattr(awaited, inner)
                 break
         else:
             break
-    return place
+    return " > ".join(places[-most:]) or repr(task.get_coro())

@@ -210,3 +210,12 @@ async def test_copying_onto_a_thread_makes_the_copies_its_newest_and_keeps_their
     assert await latest(stack(home), "dest") == 60
     assert await latest(stack(home), "source") == 3
     assert not await checkpointer.copy_thread("nothing", "dest")
+
+
+async def test_a_copy_is_newer_than_what_another_process_saved_since_this_one_looked(tmp_path):
+    one, other = DirectoryCheckpointer(tmp_path), DirectoryCheckpointer(tmp_path)
+    await other.save(state(1), "dest")
+    await one.save(state(2), "source")
+    await one.save(state(3), "dest")
+    assert await other.copy_thread("source", "dest")
+    assert await latest(one, "dest") == await latest(other, "dest") == 2

@@ -191,7 +191,7 @@ class StartsEmpty(ReferenceStore):
         super().__init__()
 
 
-@spoils("two_handles_see_each_others_newest", "two_handles_agree_on_deletes")
+@spoils("two_handles_see_each_others_newest", "two_handles_agree_on_deletes", "two_handles_forget_deleted_ids")
 class CachesForever(ReferenceStore):
     def __init__(self, on: ReferenceStore | None = None) -> None:
         super().__init__(on)

@@ -532,7 +532,7 @@ def test_a_handle_that_is_stale_by_id_only_is_forgiven_where_asked() -> None:
         return Pair(first, first.twin())
 
     run_machine(checkpointer_machine(pair, forgives={"ids elsewhere"}), max_examples=25)
-    with pytest.raises(AssertionError, match="deleted|checkpoint|load|exists"):
+    with pytest.raises(AssertionError, match=r"deleted|checkpoint|load|exists"):
         run_machine(checkpointer_machine(pair), max_examples=500, shrink=False)
 
 

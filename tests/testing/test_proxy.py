@@ -518,7 +518,7 @@ def test_a_valkey_command_that_is_cut_has_its_effect(valkey_proxy: FaultProxy, v
 def test_what_a_valkey_client_sees(valkey_proxy: FaultProxy, valkey_server: Valkey) -> None:
     from redis.exceptions import ConnectionError, TimeoutError
 
-    with through(valkey_proxy, valkey_server, socket_timeout=SILENCE) as client:
+    with through(valkey_proxy, valkey_server, socket_timeout=0.4) as client:
         seen = {}
         for mode in ("refuse", "reset", "black_hole", "half_open", "pass_through"):
             client.ping()
@@ -584,14 +584,13 @@ def test_a_server_may_die_and_come_back_behind_it() -> None:
         assert client.get("a") == b"1"
 
 
-@pytest.fixture
-def s3_client(s3_server: SeaweedFS) -> Iterator[tuple[FaultProxy, Any, Any, str]]:
-    """The proxy, a client through it, one beside it, and a bucket."""
+@pytest.fixture(scope="module")
+def s3_clients(s3_server: SeaweedFS) -> Iterator[tuple[FaultProxy, Any, Any, str]]:
     import boto3
     from botocore.config import Config
 
     with FaultProxy(s3_server.port) as proxy, contextlib.closing(s3_server.client()) as direct:
-        once = Config(connect_timeout=5, read_timeout=0.5, retries={"total_max_attempts": 1}, proxies={})
+        once = Config(connect_timeout=5, read_timeout=1, retries={"total_max_attempts": 1}, proxies={})
         client = boto3.session.Session().client(
             "s3",
             endpoint_url=f"http://{HOST}:{proxy.port}",
@@ -605,6 +604,14 @@ def s3_client(s3_server: SeaweedFS) -> Iterator[tuple[FaultProxy, Any, Any, str]
         with contextlib.closing(client):
             yield proxy, client, direct, bucket
         s3_server.drop_bucket(bucket)
+
+
+@pytest.fixture
+def s3_client(s3_clients: tuple[FaultProxy, Any, Any, str]) -> tuple[FaultProxy, Any, Any, str]:
+    """The proxy, a client through it, one beside it, and a bucket."""
+    s3_clients[0].pass_through()
+    s3_clients[0].reset_counters()
+    return s3_clients
 
 
 def test_s3_requests_are_counted(s3_client: tuple[FaultProxy, Any, Any, str]) -> None:

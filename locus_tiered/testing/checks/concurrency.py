@@ -154,17 +154,28 @@ async def check_two_handles_see_each_others_newest(subject: Subject) -> None:
 
 @check(law=4, needs="deletes_single_checkpoints", reopen=True)
 async def check_two_handles_agree_on_deletes(subject: Subject) -> None:
-    """What one handle deleted is gone for the other, also when the other had just read it."""
+    """What one handle deleted is not the other's latest and not in its list, also when it had just read it."""
     one, two = await subject.make(), await subject.reopen()
     for name in ("c", "b", "a"):
         await one.save(plain_state(name), "t", name)
-    for name in ("a", "b", "c"):
-        await two.load("t", name)
-    await two.load("t")
+    await expect_newest(two, "t", "a", "a", "before anything was deleted")
     await one.delete("t", "a")
-    expect(await two.load("t", "a") is None, "a checkpoint that the other handle deleted can still be loaded")
     await expect_newest(two, "t", "b", "b", "after the other handle deleted the newest")
     await one.delete("t")
     expect(await two.load("t") is None, "a thread that the other handle deleted can still be loaded")
-    expect(await two.load("t", "b") is None, "a checkpoint of a thread that the other handle deleted still loads")
+    expect(await two.exists("t") is False, "a thread that the other handle deleted still exists")
     expect(await two.list_checkpoints("t") == [], "a thread that the other handle deleted still lists checkpoints")
+
+
+@check(law=4, needs="deletes_single_checkpoints", reopen=True)
+async def check_two_handles_forget_deleted_ids(subject: Subject) -> None:
+    """What one handle deleted cannot be loaded by its id through the other, also when it had just read it."""
+    one, two = await subject.make(), await subject.reopen()
+    for name in ("c", "b", "a"):
+        await one.save(plain_state(name), "t", name)
+        await two.load("t", name)
+    await one.delete("t", "a")
+    expect(await two.load("t", "a") is None, "a checkpoint that the other handle deleted can still be loaded")
+    expect(await two.exists("t", "a") is False, "a checkpoint that the other handle deleted still exists")
+    await one.delete("t")
+    expect(await two.load("t", "b") is None, "a checkpoint of a thread that the other handle deleted still loads")

@@ -1,6 +1,6 @@
-"""Single flight: one load in the air per key, however many ask.
+"""Single flight: one question in the air per key, however many ask it.
 
-The load runs in a task of its own, in the context of who asked first. A cancelled caller leaves alone; the load
+It runs in a task of its own, in the context of who asked first. A cancelled caller leaves alone; the load
 is cancelled when the last one has left. Keys carry the thread's generation, so nobody joins a flight that began
 before his own write.
 """
