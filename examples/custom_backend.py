@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import sqlite3
 import tempfile
 import time
@@ -51,8 +52,8 @@ class Connection:
     on top of a later one, and so that any event loop may call. Several processes may share the file.
     """
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, path: str, synchronous: str) -> None:
+        self._path, self._synchronous = path, synchronous
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="custom-backend")
         self._db: sqlite3.Connection | None = None  # opened on first use, and again after close()
 
@@ -101,8 +102,8 @@ class Connection:
     def _open(self) -> sqlite3.Connection:
         if self._db is None:
             db = sqlite3.connect(self._path, timeout=30, isolation_level=None)
+            db.execute(f"PRAGMA synchronous = {self._synchronous}")
             db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = FULL")  # a put that returned survives a power cut
             columns = "place INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT UNIQUE NOT NULL, value TEXT NOT NULL"
             db.execute(f"CREATE TABLE IF NOT EXISTS entries ({columns})")
             self._db = db
@@ -110,11 +111,14 @@ class Connection:
 
 
 def connect(conn_string: str) -> Connection:
-    """``sqlite:///path/to/file``; nothing is opened yet."""
-    scheme, _, path = conn_string.partition(":///")
-    if scheme != "sqlite" or not path:
+    """``sqlite:///path/to/file[?synchronous=OFF]``; nothing is opened yet.
+
+    A put that returned survives a power cut, or with ``OFF`` only the process.
+    """
+    found = re.fullmatch(r"sqlite:///(?P<path>[^?]+)(\?synchronous=(?P<synchronous>FULL|OFF))?", conn_string)
+    if found is None:
         raise ValueError(f"not like sqlite:///path/to/file: {conn_string!r}")
-    return Connection(path)
+    return Connection(found["path"], found["synchronous"] or "FULL")
 
 
 def _quoted(text: str) -> str:
@@ -221,7 +225,7 @@ async def prove(directory: Path) -> None:
     """Run the contract kit on it: a fresh file per check, and a second handle where a check wants one."""
     numbers = count()
     report = await check_checkpointer_conformance(
-        lambda: MyCustomBackend(f"sqlite:///{directory}/check-{next(numbers)}.db"),
+        lambda: MyCustomBackend(f"sqlite:///{directory}/check-{next(numbers)}.db?synchronous=OFF"),
         reopen=lambda backend: MyCustomBackend(backend.conn_string),
     )
     print(f"{report} in {report.seconds:.1f} s")

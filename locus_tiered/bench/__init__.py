@@ -2,7 +2,7 @@
 
 ::
 
-    python -m locus_tiered.bench --json bench.json      # all rows, about four minutes
+    python -m locus_tiered.bench --json bench.json      # all rows, about three minutes
     python -m locus_tiered.bench --quick --only warm    # a first look at some
 
 Every figure stands beside one of the SDK alone (or of a bare floor) that was taken in the same run: the two
@@ -15,6 +15,6 @@ name it in ``suite.ROWS``.
 """
 
 from locus_tiered.bench.figures import Budget, Figure
-from locus_tiered.bench.suite import ROWS, Row, Settings, measure_all
+from locus_tiered.bench.suite import ROWS, Row, Settings, measure
 
-__all__ = ["ROWS", "Budget", "Figure", "Row", "Settings", "measure_all"]
+__all__ = ["ROWS", "Budget", "Figure", "Row", "Settings", "measure"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from locus_tiered.bench.report import as_json, missed, table
-from locus_tiered.bench.suite import ROWS, measure_all
+from locus_tiered.bench.suite import ROWS, measure
 
 __all__ = ["main"]
 
@@ -38,10 +38,9 @@ def main(words: Sequence[str] | None = None) -> int:
     console, progress = Console(), Console(stderr=True)
     measured = []
     with progress.status("measuring") as status:
-        measuring = measure_all(rows, quick=arguments.quick)
         for row in rows:
             status.update(f"measuring: {row.title}")
-            measured.append(next(measuring))
+            measured.append((row, measure(row, quick=arguments.quick)))
     console.print(table(measured, quick=arguments.quick))
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(as_json(measured, quick=arguments.quick), indent=2) + "\n")

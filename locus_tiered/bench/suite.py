@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from locus_tiered.bench.figures import Figure
 from locus_tiered.bench.rows import directory_load, event_loop, layer_cost, memory_growth, warm_load
 
-__all__ = ["ROWS", "Row", "Settings", "measure_all"]
+__all__ = ["ROWS", "Row", "Settings", "measure"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,11 @@ ROWS: tuple[Row, ...] = (
 )
 
 
-def measure_all(rows: Sequence[Row], *, quick: bool) -> Iterator[tuple[Row, list[Figure]]]:
-    """Measure one row after the other, each in an event loop and a directory of its own."""
-    for row in rows:
-        with tempfile.TemporaryDirectory(prefix="locus-bench-") as directory:
-            settings = Settings(quick, Path(directory))
+def measure(row: Row, *, quick: bool) -> list[Figure]:
+    """Measure one row, in an event loop and a directory of its own."""
 
-            async def measure(row: Row = row, settings: Settings = settings) -> list[Figure]:
-                return await row.measure(settings)
+    async def run(settings: Settings) -> list[Figure]:
+        return await row.measure(settings)
 
-            yield row, asyncio.run(measure())
+    with tempfile.TemporaryDirectory(prefix="locus-bench-") as directory:
+        return asyncio.run(run(Settings(quick, Path(directory))))

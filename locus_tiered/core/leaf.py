@@ -171,8 +171,7 @@ class Leaf(DispatchingLayer):
         key, checkpoint_id = self._key(checkpoint.thread_id), checkpoint.id
         if checkpoint_id == checkpoint.stamp or not looks_random(checkpoint_id) or self._traits.prunes:
             return
-        if self._ranking.saved_again(key, checkpoint_id):
-            return
+        # Whether a marker is there already is not asked: another process may have deleted it with the thread.
         if not is_stamp(checkpoint_id) and not await self._calls.make(
             "save", checkpoint.thread_id, lambda: self.backend.exists(thread, name), False
         ):

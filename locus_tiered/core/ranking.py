@@ -58,6 +58,7 @@ class Ranking:
         """Note that a checkpoint was deleted."""
         with self._lock:
             self._known.pop((thread, checkpoint_id), None)
+            self._again.pop((thread, checkpoint_id), None)
 
     def miss(self, thread: Hashable, checkpoint_id: str) -> None:
         """Note that a generated id does not load: an index that outlives its checkpoints may still list it."""

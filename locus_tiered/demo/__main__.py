@@ -40,6 +40,7 @@ async def _show(server: SeaweedFS, directory: Path, console: Console, status: St
     status.update(f"{TURNS} turns on both sides, then {TRIALS} times two quick ones")
     sides = await _compare(server, directory)
     console.print(comparison(sides, TOOL_CALLS))
+    console.print()
     console.print(verdict(sides))
     console.print()
     status.update("a crash in the middle of a turn")
@@ -51,8 +52,9 @@ async def _show(server: SeaweedFS, directory: Path, console: Console, status: St
 def main() -> int:
     """Run the demo; answers the exit code: 1 when the stack lost a turn or the conversation did not go on."""
     console = Console(highlight=False)
-    # Whoever ends us politely gets the same tidy end as Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Ctrl-C, also where a shell has us ignore it; and whoever ends us politely gets the same tidy end.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     began = time.monotonic()
     try:
         with (

@@ -55,7 +55,7 @@ class CheckpointerContract:
         """A fresh checkpointer with nothing in it. Closing it is the fixture's own affair."""
         raise NotImplementedError(f"{type(self).__name__} needs a fixture named checkpointer")
 
-    def reopen(self, checkpointer: BaseCheckpointer) -> BaseCheckpointer | Awaitable[BaseCheckpointer | None] | None:
+    def reopen(self, checkpointer: Any) -> BaseCheckpointer | Awaitable[BaseCheckpointer | None] | None:
         """Another handle on the data of ``checkpointer``, as another process would have; may be ``async``.
 
         ``None`` (the default) skips the checks that need one.

@@ -304,12 +304,11 @@ class FaultProxy:
                 return
             begun, complete = connection.parser.feed(data, speaks_anew=not connection.asked)
             connection.asked = True
+            connection.spared = connection.spared and not begun
             self._tally.add(up=len(data), verbs=begun)
             for verb, text in complete:
-                if self._cut is not None and not connection.cut and self._cut.means(verb, text):
-                    connection.cut = True
-                    if not self._cut.left:
-                        self._mode, self._cut = "pass_through", None
+                if self._cut is not None and self._cut.falls_on(connection, verb, text):
+                    self._mode, self._cut = "pass_through", None
             await self._loop.sock_sendall(connection.server, data)
 
     async def _answers(self, connection: _Connection) -> None:
@@ -361,6 +360,8 @@ class _Connection:
     """The client said something since the server spoke last."""
     cut: bool = False
     """What it asked last is to be cut off."""
+    spared: bool = False
+    """A request of an unknown protocol, which may go on, was skipped already."""
     missed_an_answer: bool = False
     abort: bool = False
     """It ends with a reset."""
@@ -372,15 +373,13 @@ class _Cut:
     what: bytes
     skip: int
 
-    def means(self, verb: str, text: bytes) -> bool:
-        """Whether this request is to be cut off; counts it if so."""
-        if verb in _SET_UP or self.what not in text:
-            return False
-        if self.skip:
-            self.skip -= 1
-            return False
-        self.left -= 1
-        return True
+    def falls_on(self, connection: _Connection, verb: str, text: bytes) -> bool:
+        """Mark the connection if this request is meant; answers whether it was the last one to be cut off."""
+        if self.what in text and verb not in _SET_UP and not connection.cut and not connection.spared:
+            connection.cut = not self.skip
+            connection.spared = bool(self.skip) and not verb
+            self.skip, self.left = max(0, self.skip - 1), self.left - connection.cut
+        return not self.left
 
 
 class _ClientLeft(Exception):

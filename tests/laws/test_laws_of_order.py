@@ -219,3 +219,18 @@ async def test_a_copy_is_newer_than_what_another_process_saved_since_this_one_lo
     await one.save(state(3), "dest")
     assert await other.copy_thread("source", "dest")
     assert await latest(one, "dest") == await latest(other, "dest") == 2
+
+
+@pytest.mark.parametrize("by_whom", ["this process", "another process"])
+@pytest.mark.parametrize("what", ["checkpoint", "thread"])
+async def test_an_id_that_was_saved_again_deleted_and_saved_again_is_the_newest(by_whom, what):
+    home = ReferenceCheckpointer()
+    checkpointer, other = stack(home), stack(home)
+    first = await checkpointer.save(state(1), "t")
+    await checkpointer.save(state(2), "t", first)
+    deleter = checkpointer if by_whom == "this process" else other
+    await deleter.delete("t", first if what == "checkpoint" else None)
+    await checkpointer.save(state(3), "t")
+    await checkpointer.save(state(4), "t", first)
+    assert await latest(checkpointer) == 4
+    assert await latest(stack(home)) == 4

@@ -15,7 +15,7 @@ from locus.memory.backends.memory import MemoryCheckpointer
 
 from locus_tiered.testing.checks import all_checks, check
 from locus_tiered.testing.conformance import ConformanceReport, check_checkpointer_conformance
-from tests.testing import kit_faults_async
+from tests.testing import kit_faults_async, kit_faults_more
 from tests.testing.kit_faults import SPOILED
 from tests.testing.kit_stores import BareStore, ReferenceStore, StoreWithoutDelete
 
@@ -69,6 +69,11 @@ async def test_the_check_finds_its_fault(name: str) -> None:
     assert failed(report) == {name}, f"{SPOILED[name].__name__} was not found: {report.checks}"
     assert "raised NameError" not in report.failures[0]
     assert "raised TypeError" not in report.failures[0] or name == "calls_of_the_graph"
+
+
+async def test_a_truthy_value_is_not_true_enough_for_an_agent() -> None:
+    names = {"deletes_single_is_a_bool", "no_single_deletes_by_mistake"}
+    assert failed(await run(kit_faults_more.SaysOne, *names, "delete_one")) == names
 
 
 async def test_a_swallowed_cancellation_is_found() -> None:
