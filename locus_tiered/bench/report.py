@@ -46,7 +46,7 @@ def table(measured: Measured, *, quick: bool) -> Table:
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
-        padding=(0, 1),
+        padding=(0, 1, 0, 0),
         pad_edge=False,
     )
     shown.add_column("what", ratio=1)

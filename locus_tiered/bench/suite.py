@@ -37,10 +37,10 @@ class Row:
 
 ROWS: tuple[Row, ...] = (
     Row("warm", "Load, 100 messages, in memory", warm_load.measure),
-    Row("directory", "Load the latest of a long thread", directory_load.measure),
+    Row("directory", "Load the latest, long thread", directory_load.measure),
     Row("layer", "One pass-through layer", layer_cost.measure),
-    Row("loop", "Longest stall, 1 MB states, p99", event_loop.measure),
-    Row("memory", "Growth of a process, 10 KB saves", memory_growth.measure),
+    Row("loop", "Loop stalls, 1 MB states, p99", event_loop.measure),
+    Row("memory", "Process growth, 10 KB saves", memory_growth.measure),
 )
 
 

@@ -26,6 +26,7 @@ from locus.core.state import AgentState
 from locus_tiered.core.canonical import digest_of
 from locus_tiered.core.checkpoint import Body, Checkpoint, state_digest
 from locus_tiered.core.errors import CorruptCheckpoint, shorten
+from locus_tiered.core.ids import IdRule, plain_text
 from locus_tiered.core.stamp import is_stamp
 from locus_tiered.core.traits import Traits
 
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 KEY = "_locus_tiered"
 VERSION = 1
 SDK = version("locus-sdk")
+_TEXT = IdRule(plain_text)  # some databases keep no NUL and no lone surrogate inside JSON either
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,8 @@ class Envelope:
         digest, sdk = found.get("digest"), found.get("sdk")
         return cls(
             stamp,
-            thread,
-            checkpoint_id,
+            _TEXT.decode(thread) or thread,
+            _TEXT.decode(checkpoint_id) or checkpoint_id,
             digest if isinstance(digest, str) else None,
             sdk if isinstance(sdk, str) else None,
         )
@@ -91,8 +93,8 @@ async def seal(checkpoint: Checkpoint, traits: Traits) -> tuple[AgentState, dict
     envelope: dict[str, Any] = {
         "v": VERSION,
         "stamp": checkpoint.stamp,
-        "thread": checkpoint.thread_id,
-        "id": checkpoint.id,
+        "thread": _TEXT.encode(checkpoint.thread_id),
+        "id": _TEXT.encode(checkpoint.id),
         "digest": await state_digest(state, traits.digest_leaves_out),
         "sdk": SDK,
     }

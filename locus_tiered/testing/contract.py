@@ -38,11 +38,13 @@ class CheckpointerContract:
     Override the fixture ``checkpointer``, and where there is a way the method ``reopen``.
 
     ``known_faults`` names checks that this checkpointer is known to fail, with the reason: they are reported as
-    expected failures, and fail once they pass. ``timeout`` is in seconds and per check.
+    expected failures, and fail once they pass. ``timeout`` is in seconds and per check. ``skips = False`` lets
+    checks of what the checkpointer does not declare pass instead of being skipped.
     """
 
     known_faults: ClassVar[Mapping[str, str]] = {}
     timeout: ClassVar[float] = 30.0
+    skips: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -77,7 +79,9 @@ def _as_test(check: Check) -> Callable[..., Coroutine[Any, Any, None]]:
         try:
             await run_check(check, subject, timeout=self.timeout)
         except CheckSkipped as reason:
-            pytest.skip(str(reason))
+            if self.skips:
+                pytest.skip(str(reason))
+            return
         except Exception:
             if known is None:
                 raise

@@ -24,7 +24,6 @@ from locus_tiered.demo.report import verdict
 from locus_tiered.demo.sides import TurnCost
 from locus_tiered.testing.services import SeaweedFS, wait_until
 
-
 # One worker runs it once for all.
 pytestmark = pytest.mark.xdist_group("demo")
 

@@ -177,7 +177,7 @@ async def measure(settings: Settings) -> list[Figure]:
     contenders = _contenders(settings.directory)
     gc.disable()
     try:
-        stalls = await _round(contenders, state, settings.pick(50, 3))
+        stalls = await _round(contenders, state, settings.pick(100, 3))
     finally:
         gc.enable()
     collecting = await _round(contenders, state, settings.pick(20, 1))
