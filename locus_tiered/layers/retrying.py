@@ -37,6 +37,7 @@ from locus_tiered.core.layer import Layer, construction
 from locus_tiered.core.operations import OPERATIONS, Operation
 from locus_tiered.core.signals import emit
 from locus_tiered.layers.budget import RetryBudget, shared_budget
+from locus_tiered.layers.client_retries import warn_about_clients
 from locus_tiered.layers.order import warn_about_order
 
 __all__ = ["RetryEvent", "RetryStats", "RetryingCheckpointer"]
@@ -134,6 +135,7 @@ class RetryingCheckpointer(Layer):
         self.stats = RetryStats()
         self._retry_on, self._repeat, self._on_retry, self._clock = retry_on, frozenset(repeat), on_retry, clock
         warn_about_order(self)
+        warn_about_clients(self)
 
     async def handle(self, operation: Operation[R]) -> R:
         self.stats.calls += 1

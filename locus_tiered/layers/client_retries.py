@@ -1,0 +1,74 @@
+"""Clients that retry by themselves: attempts multiply, so whoever adds a retry layer is told, once.
+
+boto3 tries every request up to five times (its default, "legacy" mode): under
+``RetryingCheckpointer(attempts=3)`` one save on S3 is then up to 15 requests per object. redis-py retries when its
+client is built so; the SDK's ``RedisBackend`` with redis-py 8 does not (observed: one connection per call), other
+versions are asked.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+from locus_tiered.core.layer import Layer
+from locus_tiered.core.leaf import Leaf
+
+__all__ = ["warn_about_clients"]
+
+logger = logging.getLogger(__name__)
+
+_told: set[str] = set()
+
+
+def _boto(backend: Any) -> str | None:
+    client = backend._client_override
+    if client is not None:
+        retries = getattr(getattr(client, "meta", None), "config", None)
+        settings = getattr(retries, "retries", None) or {}
+        attempts = settings.get("total_max_attempts", 5)
+    else:
+        said = os.environ.get("AWS_MAX_ATTEMPTS", "")
+        attempts = int(said) if said.isdigit() else 5
+    if attempts <= 1:
+        return None
+    return (
+        f"boto3 tries each request {attempts} times by itself. Set AWS_MAX_ATTEMPTS=1, or give S3Backend a _client "
+        "whose Config has retries={'total_max_attempts': 1}"
+    )
+
+
+def _redis(backend: Any) -> str | None:
+    storage = backend._backend
+    if type(storage).__name__ != "RedisBackend":
+        return None
+    try:
+        from redis.asyncio import Redis
+
+        retry = Redis.from_url("redis://localhost").get_retry()  # connects to nothing
+        attempts = 0 if retry is None else int(retry.get_retries())
+    except (ImportError, AttributeError, TypeError):
+        return None
+    if attempts == 0:
+        return None
+    return f"redis-py tries each command up to {attempts} more times by itself; keep attempts= low"
+
+
+_CLIENTS: dict[str, Callable[[Any], str | None]] = {"S3Backend": _boto, "StorageBackendAdapter": _redis}
+
+
+def warn_about_clients(layer: Layer) -> None:
+    """Log, once per kind of client and process, that a backend below ``layer`` retries by itself."""
+    for below in layer.walk():
+        if not isinstance(below, Leaf):
+            continue
+        for kind in type(below.backend).__mro__:
+            look = _CLIENTS.get(kind.__name__)
+            if look is None or kind.__name__ in _told or not kind.__module__.startswith("locus."):
+                continue
+            said = look(below.backend)
+            if said is not None:
+                _told.add(kind.__name__)
+                logger.warning("%s retries by itself, and a retry layer multiplies its attempts: %s", below.name, said)
