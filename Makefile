@@ -19,7 +19,7 @@ demo: $(READY)  ## an agent on bare S3 and on a stack, side by side, then a cras
 	@$(BIN)/python -m locus_tiered.demo
 
 test: $(READY)  ## the whole suite, against real servers that it starts itself
-	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: $(READY)  ## ruff and mypy --strict
 	@$(BIN)/ruff check .

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import errno
 import fnmatch
 import gc
 import inspect
@@ -37,7 +38,9 @@ from locus.memory.checkpointer import BaseCheckpointer
 from locus.memory.retention import RetainedCheckpointer
 
 from locus_tiered import BoundedMemoryCheckpointer, DirectoryCheckpointer, Leaf, TieredCheckpointer, Traits
+from locus_tiered.core import classification, errors
 from locus_tiered.core.capabilities import FLAGS, METHODS
+from locus_tiered.core.classification import Kind, classify
 from locus_tiered.core.ids import IdRule
 from locus_tiered.core.operations import OPERATIONS, Operation
 from locus_tiered.core.sdk_traits import traits_of
@@ -165,14 +168,17 @@ def backends_table() -> str:
     return table(("checkpointer", "has", "declares, but does not have"), rows)
 
 
-def _meanings() -> dict[str, str]:
-    """The docstrings of the fields of ``Traits``."""
-    (body,) = [node for node in ast.parse(inspect.getsource(Traits)).body if isinstance(node, ast.ClassDef)]
+def _meanings(kind: type[Any]) -> dict[str, str]:
+    """The docstrings of the fields of a dataclass, or of the members of an enumeration."""
+    (body,) = [node for node in ast.parse(inspect.getsource(kind)).body if isinstance(node, ast.ClassDef)]
     meanings = {}
     for node, following in zip(body.body, body.body[1:], strict=False):
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(following, ast.Expr):
+        if not isinstance(node, ast.AnnAssign | ast.Assign) or not isinstance(following, ast.Expr):
+            continue
+        target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+        if isinstance(target, ast.Name):
             assert isinstance(following.value, ast.Constant)
-            meanings[node.target.id] = " ".join(str(following.value.value).replace("``", "`").split())
+            meanings[target.id] = " ".join(str(following.value.value).replace("``", "`").split())
     return meanings
 
 
@@ -210,7 +216,7 @@ def traits_table() -> str:
     """One row per trait: what it means, and which of the SDK's checkpointers have it."""
     ordinary, having = Traits(), {name: traits_of(make()) for name, make in BACKENDS.items()}
     rows = []
-    for trait, meaning in _meanings().items():
+    for trait, meaning in _meanings(Traits).items():
         if trait in ("thread_ids", "checkpoint_ids"):
             continue
         usual = getattr(ordinary, trait)
@@ -270,6 +276,113 @@ def capabilities() -> str:
         "other is spelled out in letters the backend keeps (`lt-x-a-2fb` is `a/b`), and a very long one is stored "
         "under its hash. Of some well-known ids, these are spelled out:\n",
         ids_table(),
+    ]
+    return "\n".join(parts)
+
+
+# -- errors ---------------------------------------------------------------------------------------------
+
+_FOLLOWS: Mapping[Kind, tuple[str, str]] = {
+    Kind.TEMPORARY: ("yes", "a failure"),
+    Kind.THROTTLED: ("yes, after a longer pause", "a failure"),
+    Kind.PERMANENT: ("no", "a success: the member lives, and has answered"),
+    Kind.EXHAUSTED: ("no", "neither"),
+    Kind.UNKNOWN: ("no, but counted in `stats.unknown_errors`", "a failure"),
+}
+
+
+def kinds_table() -> str:
+    """What a retry and a guard make of each kind."""
+    meanings = _meanings(Kind)
+    rows = [(_code(kind.value), meanings[kind.name], *_FOLLOWS[kind]) for kind in Kind]
+    return table(("kind", "trying again", "is retried", "counts for the breaker as"), rows)
+
+
+def packages_table() -> str:
+    """One row per package: the classes of its exceptions, by kind."""
+    kinds = (Kind.TEMPORARY, Kind.THROTTLED, Kind.PERMANENT)
+    rows = []
+    for package, known in sorted(classification._BY_NAME.items()):
+        rows.append((_code(package), *(", ".join(_code(n) for n, k in known.items() if k is kind) for kind in kinds)))
+    return table(("package", *(kind.value for kind in kinds)), rows)
+
+
+def codes_table() -> str:
+    """The codes that say more than the class of an exception."""
+
+    def codes(found: Iterable[object]) -> str:
+        return ", ".join(_code(str(code)) for code in found)
+
+    def named(numbers: Iterable[int]) -> str:
+        return codes(errno.errorcode[number] for number in sorted(numbers))
+
+    states = (f"{state}..." if len(state) < 5 else state for state in classification._SQLSTATE_TEMPORARY)
+    oracle = (f"ORA-{number:05d}" for number in sorted(classification._ORA_TEMPORARY))
+    status = "the HTTP status (botocore, httpx, requests, opensearch-py, oci)"
+    rows = [
+        (status, codes(sorted(classification._STATUS_TEMPORARY)), "`429`, and `503` that says `Retry-After`"),
+        (
+            "the code of an AWS error",
+            codes(sorted(classification._AWS_TEMPORARY)),
+            codes(sorted(classification._AWS_THROTTLED)),
+        ),
+        ("the `SQLSTATE` of PostgreSQL (asyncpg)", codes(states), ""),
+        ("the error number of MySQL", codes(sorted(classification._MYSQL_TEMPORARY)), ""),
+        ("the error number of Oracle", f"{codes(oracle)}, and what the driver calls recoverable", ""),
+        (
+            "the `errno` of an `OSError`",
+            named(classification._ERRNO_TEMPORARY),
+            named(classification._ERRNO_THROTTLED),
+        ),
+    ]
+    return table(("what is looked at", Kind.TEMPORARY.value, Kind.THROTTLED.value), rows)
+
+
+def own_errors_table() -> str:
+    """What the errors of a stack are taken for, by asking."""
+
+    def made(kind: type[errors.LocusTieredError], temporary: bool | None = None) -> errors.LocusTieredError:
+        if issubclass(kind, errors.BackendError):
+            return kind("", member="", operation="", temporary=temporary)
+        error = kind.__new__(kind)
+        Exception.__init__(error)
+        return error
+
+    by_kind: dict[Kind, list[str]] = {}
+    for name in sorted(errors.__all__):
+        if name not in ("LocusTieredError", "BackendError"):
+            by_kind.setdefault(classify(made(getattr(errors, name))).kind, []).append(_code(name))
+    for exception in (TimeoutError, ConnectionError, EOFError):
+        by_kind.setdefault(classify(exception()).kind, []).append(_code(exception.__name__))
+    wrong = (TypeError, ValueError, AttributeError, LookupError, ImportError, NotImplementedError)
+    for mistake in wrong:
+        by_kind.setdefault(classify(mistake()).kind, []).append(_code(mistake.__name__))
+    by_kind.setdefault(classify(RuntimeError()).kind, []).append("any other")
+    rows = [(_code(kind.value), ", ".join(by_kind[kind])) for kind in Kind if kind in by_kind]
+    return table(("kind", "classes"), rows)
+
+
+def retried_errors() -> str:
+    """``retried-errors.md``."""
+    parts = [
+        "# Which errors are retried\n",
+        GENERATED + "\n",
+        "What `RetryingCheckpointer` and `GuardedCheckpointer` take an error for. The tables are those of "
+        "`core/classification.py`, which compares *names*, so that no driver is imported that is not there anyway; "
+        "its docstring gives the sources. How to change a verdict is described in "
+        "[resilience](resilience.md#another-opinion).\n",
+        "## Kinds\n",
+        kinds_table(),
+        "## Codes\n",
+        "Looked at first, where an error carries one. An error that carries a code which is not in this table is "
+        "`permanent`: the server was reached, and has said no.\n",
+        codes_table(),
+        "## Classes\n",
+        "A class stands for its subclasses, unless they are named themselves.\n",
+        packages_table(),
+        "## Python's own, and ours\n",
+        "`BackendError` is what its cause is.\n",
+        own_errors_table(),
     ]
     return "\n".join(parts)
 
@@ -343,6 +456,7 @@ def sdk_conformance() -> str:
 PAGES: Mapping[str, Callable[[], str]] = {
     "capabilities.md": capabilities,
     "laws-tests.md": law_tests,
+    "retried-errors.md": retried_errors,
     "sdk-conformance.md": sdk_conformance,
 }
 NEED_SERVERS = frozenset({"sdk-conformance.md"})

@@ -36,16 +36,21 @@ class Calls:
         self._gates: PerLoop[_Gate] = PerLoop(_Gate)
 
     async def make(
-        self, operation: str, thread_id: str | None, call: Callable[[], Awaitable[T]], empty: Any = None
+        self,
+        operation: str,
+        thread_id: str | None,
+        method: Callable[..., Awaitable[T]],
+        *arguments: Any,
+        empty: Any = None,
     ) -> T:
-        """Make one call; whatever it raises becomes an error of ours that names this member.
+        """Make one call of a backend's method; whatever it raises becomes an error of ours that names this member.
 
         ``empty`` is the answer of a backend in which nothing was ever saved, where that is an error of its own.
         """
         try:
             if self._traits.first_call_alone or self._traits.scope is not None:
-                return await self._carefully(thread_id, call)
-            return await call()
+                return await self._carefully(thread_id, method, *arguments)
+            return await method(*arguments)
         except LocusTieredError:
             raise  # a stack inside another checkpointer inside this stack
         except NotImplementedError as error:
@@ -55,15 +60,15 @@ class Calls:
                 return cast("T", empty)
             raise self._failed(operation, thread_id, error) from error
 
-    async def _carefully(self, thread_id: str | None, call: Callable[[], Awaitable[T]]) -> T:
+    async def _carefully(self, thread_id: str | None, method: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         """The call in the scope that its thread needs, alone if it is the first in this event loop."""
         scope = self._traits.scope
         with nullcontext() if scope is None or thread_id is None else scope(thread_id):
             gate = self._gates.get()
             if gate.open or not self._traits.first_call_alone:
-                return await call()
+                return await method(*arguments)
             async with gate.lock:
-                result = await call()
+                result = await method(*arguments)
                 gate.open = True
                 return result
 

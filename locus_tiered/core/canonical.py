@@ -20,9 +20,9 @@ SET_FIELDS = frozenset({"tool_loop_read_only_tools", "terminal_tools"})
 """The fields of ``AgentState`` that are sets, whose order means nothing."""
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-# What a JSONB round trip may rewrite: long integers, exponents, negative zero. Inside a string a match is
-# harmless: it only takes the slow way, which answers the same.
-_REWRITABLE = re.compile(r"\d{16}|\de[+-]?\d|-0\.0(?!\d)")
+# What a JSONB round trip may rewrite: long integers, exponents, negative zero, where a value can stand. Inside a
+# string a match is harmless: it only takes the slow way, which answers the same.
+_REWRITABLE = re.compile(r"(?:^|[:,\[])-?(?:\d{16}|\d+(?:\.\d+)?e[+-]?\d)|(?:^|[:,\[])-0\.0(?!\d)")
 
 
 def _settled(value: Any) -> Any:

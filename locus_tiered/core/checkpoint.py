@@ -15,17 +15,18 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from threading import Lock
 from typing import Any, TypeVar, cast
 
 from locus.core.messages import Message
-from locus.core.state import AgentState
-from pydantic import ValidationError
+from locus.core.state import AgentState, ReasoningStep, ToolExecution
+from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_jsonable_python
 
 from locus_tiered.core.canonical import digest_of, digest_steps
 from locus_tiered.core.errors import UnserialisableState
 
-__all__ = ["LARGE", "Body", "Checkpoint", "Entry", "plain_metadata", "state_digest"]
+__all__ = ["LARGE", "Body", "Checkpoint", "Entry", "in_pieces", "plain_metadata", "state_digest"]
 
 ITERATION_KEY = "_locus_iteration_checkpoints"
 """Where the SDK's agent lists the iteration saves of a turn, inside ``state.metadata``."""
@@ -35,7 +36,11 @@ LARGE = 128 * 1024
 
 _SLICE = 0.001  # seconds of work between two pauses
 _PAUSE = 0.00005
-_SEQUENCES = ("messages", "tool_executions", "reasoning_steps")
+_SEQUENCES: Mapping[str, type[BaseModel]] = {
+    "messages": Message,
+    "tool_executions": ToolExecution,
+    "reasoning_steps": ReasoningStep,
+}
 
 T = TypeVar("T")
 
@@ -122,11 +127,12 @@ def _decode(encoded: bytes) -> AgentState:
 def _decode_steps(encoded: bytes) -> Iterator[AgentState | None]:
     data = _loads(encoded)
     yield None
-    messages = []
-    for message in data.pop("messages", ()):
-        messages.append(Message.model_validate(message))
-        yield None
-    yield AgentState.from_checkpoint({**data, "messages": tuple(messages)})
+    for name, kind in _SEQUENCES.items():
+        elements = data.get(name, ())
+        for place, element in enumerate(elements):
+            elements[place] = kind.model_validate(element)  # in place: nothing large is freed at once
+            yield None
+    yield AgentState.from_checkpoint(data)
 
 
 def _in_slices(steps: Iterator[T | None]) -> T:
@@ -167,7 +173,7 @@ class Body:
         self._encoded = encoded
         self._state = state  # nobody else's: for the first caller who asks
         self._taken = False
-        self._plain: dict[str, Any] | None = None  # see _keep_plain
+        self._plain: _Plain | None = None
 
     @classmethod
     async def of(cls, state: Any) -> Body:
@@ -183,6 +189,11 @@ class Body:
         if self._encoded is None:
             self._encoded = _encode(self._state)
         return self._encoded
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of the JSON text, where it was made already."""
+        return None if self._encoded is None else len(self._encoded)
 
     async def encode(self) -> bytes:
         """:attr:`encoded`, made off the event loop when the state is large."""
@@ -206,7 +217,7 @@ class Body:
             state, self._state = self._state, None
             return state
         if self._plain is not None:
-            return AgentState.model_validate(self._plain)
+            return self._plain.state()
         if len(encoded) > LARGE:
             return await asyncio.to_thread(_decode_slowly, encoded)
         if self._taken and len(encoded) <= _HOT_BYTES:
@@ -216,30 +227,67 @@ class Body:
 
 
 # A state that is asked for again and again is validated from JSON values, which is faster than from JSON text.
-# Only a few, and only where validation copies every container, so that callers still share nothing.
+# Validation passes nested containers of free-form values on as they are, so those are copied first, every time.
+# Only a few states are kept so: it costs memory that nobody's budget counts.
 _HOT_BYTES, _HOT_BODIES = 64 * 1024, 32
 _hot: deque[Body] = deque()
 
 
+class _Plain:
+    """A state as JSON values, and where in them containers stand that must not be shared."""
+
+    __slots__ = ("_data", "_lock", "_nested")
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        self._data = data
+        self._lock = Lock()
+        self._nested = [
+            (free, key, value)
+            for free in _free_form(data)
+            for key, value in free.items()
+            if isinstance(value, dict | list)
+        ]
+
+    def state(self) -> AgentState:
+        if not self._nested:
+            return AgentState.model_validate(self._data)
+        with self._lock:
+            for free, key, master in self._nested:
+                free[key] = _copied(master)
+            return AgentState.model_validate(self._data)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_copied(inner) for inner in value]
+    return value
+
+
+def _free_form(data: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every dictionary in a state whose values validation takes as they are."""
+    for found in (data.get("metadata"), data.get("provider_state")):
+        if found is not None:
+            yield found
+    for message in data.get("messages", ()):
+        yield message.get("metadata", {})
+        for call in message.get("tool_calls", ()):
+            yield call.get("arguments", {})
+    steps = data.get("reasoning_steps", ())
+    for calls in (data.get("tool_executions", ()), *(step.get(name, ()) for step in steps for name in _CALLS)):
+        for call in calls:
+            yield call.get("arguments", {})
+
+
+_CALLS = ("tool_calls", "tool_results")
+
+
 def _keep_plain(body: Body, encoded: bytes) -> None:
-    data = _loads(encoded)
-    if not _is_flat(data):
-        return
-    body._plain = data
+    body._plain = _Plain(_loads(encoded))
     _hot.append(body)
     if len(_hot) > _HOT_BODIES:
         _hot.popleft()._plain = None
-
-
-def _is_flat(data: dict[str, Any]) -> bool:
-    """Whether no free-form value holds a container, which validation would pass on as it is."""
-    if data.get("provider_state") is not None or data.get("tool_executions") or data.get("reasoning_steps"):
-        return False
-    free = [data.get("metadata", {})]
-    for message in data.get("messages", ()):
-        free.append(message.get("metadata", {}))
-        free.extend(call.get("arguments", {}) for call in message.get("tool_calls", ()))
-    return not any(isinstance(value, dict | list) for values in free for value in values.values())
 
 
 def _decode_slowly(encoded: bytes) -> AgentState:
@@ -259,6 +307,13 @@ def _data_steps(state: AgentState) -> Iterator[dict[str, Any] | None]:
             data[name].append(element.model_dump(mode="json"))
             yield None
     yield data
+
+
+async def in_pieces(steps: Iterator[T | None], state: AgentState) -> T:
+    """The last thing that ``steps`` yields; worked out off the event loop when ``state`` is large."""
+    if _looks_large(state):
+        return await asyncio.to_thread(_in_slices, steps)
+    return [step for step in steps if step is not None][-1]
 
 
 async def state_digest(state: AgentState, leave_out: Collection[str] = ()) -> str:

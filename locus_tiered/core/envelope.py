@@ -14,7 +14,7 @@ stack) keeps it, folded in as ``outer``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,7 +24,7 @@ from locus.core.messages import Message
 from locus.core.state import AgentState
 
 from locus_tiered.core.canonical import digest_of
-from locus_tiered.core.checkpoint import Body, Checkpoint, state_digest
+from locus_tiered.core.checkpoint import Body, Checkpoint, in_pieces, state_digest
 from locus_tiered.core.errors import CorruptCheckpoint, shorten
 from locus_tiered.core.ids import IdRule, plain_text
 from locus_tiered.core.stamp import is_stamp
@@ -121,7 +121,7 @@ async def unseal(
     if envelope is None:
         if KEY in state.metadata:
             raise _corrupt(member, thread_id, checkpoint_id, "its envelope is not one that was written")
-        return Checkpoint(thread_id, checkpoint_id or "", None, {}, _body(state, traits))
+        return Checkpoint(thread_id, checkpoint_id or "", None, {}, await _body(state, traits))
     inside = state.metadata[KEY]
     own = user_metadata(state.metadata)
     if "outer" in inside:
@@ -130,7 +130,7 @@ async def unseal(
     intact = True
     if envelope.digest is not None and envelope.sdk == SDK:
         intact = await state_digest(bare, traits.digest_leaves_out) == envelope.digest
-    body = _body(bare, traits)
+    body = await _body(bare, traits)
     if envelope.names(thread_id, checkpoint_id):
         if not intact:
             raise _corrupt(member, thread_id, envelope.id, "what it holds is not what was saved (digest)")
@@ -146,23 +146,25 @@ async def unseal(
     return Checkpoint(thread_id, checkpoint_id or "", None, {}, body)
 
 
-def _body(state: AgentState, traits: Traits) -> Body:
-    return Body(state=_unshared(state) if traits.shares_values else state)
+async def _body(state: AgentState, traits: Traits) -> Body:
+    if traits.shares_values and isinstance(state, AgentState):
+        state = await in_pieces(_unshared_steps(state), state)
+    return Body(state=state)
 
 
-def _unshared(state: AgentState) -> AgentState:
+def _unshared_steps(state: AgentState) -> Iterator[AgentState | None]:
     """``state`` with every value copied that a backend's copy may share with it."""
-    if not isinstance(state, AgentState):
-        return state
-    changes: dict[str, Any] = {
-        "metadata": deepcopy(state.metadata),
-        "provider_state": deepcopy(state.provider_state),
-    }
+    changes: dict[str, Any] = {"metadata": deepcopy(state.metadata), "provider_state": deepcopy(state.provider_state)}
+    yield None
     for name in ("messages", "tool_executions", "reasoning_steps"):
         elements = getattr(state, name)
         if any(_holds_values(element) for element in elements):
-            changes[name] = tuple(deepcopy(element) for element in elements)
-    return state.model_copy(update=changes)
+            copies = []
+            for element in elements:
+                copies.append(deepcopy(element))
+                yield None
+            changes[name] = tuple(copies)
+    yield state.model_copy(update=changes)
 
 
 def _holds_values(element: Any) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, Generic, TypeVar
 
 from locus_tiered.core.lanes import PerLoop
+from locus_tiered.core.signals import observer
 
 __all__ = ["Flights"]
 
@@ -39,6 +40,8 @@ class Flights(Generic[T]):
         if flight is None or flight.task.done():
             flight = flights[key] = _Flight(asyncio.get_running_loop().create_task(load()))
             flight.task.add_done_callback(lambda task: self._landed(flights, key, task))
+        elif (watching := observer()) is not None:
+            watching.joined()
         flight.passengers += 1
         try:
             return await asyncio.shield(flight.task)

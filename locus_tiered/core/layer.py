@@ -52,6 +52,7 @@ from locus_tiered.core.operations import (
     Search,
     Vacuum,
 )
+from locus_tiered.core.signals import observer
 from locus_tiered.core.traits import ORDINARY, Traits
 
 if TYPE_CHECKING:
@@ -333,6 +334,8 @@ class DispatchingLayer(Layer):
         handler = self._handlers.get(type(operation))
         if handler is None:
             return await self.inner.handle(operation)
+        if self._inner is None and (watching := observer()) is not None:
+            return await watching.member(self, operation, lambda: handler(self, operation))
         return await handler(self, operation)  # type: ignore[no-any-return]
 
 

@@ -14,7 +14,6 @@ import fnmatch
 import logging
 import re
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any, TypeVar
 
 from locus.core.state import AgentState
@@ -89,7 +88,7 @@ class Leaf(DispatchingLayer):
         self._traits = traits if traits is not None else traits_of(backend)
         self._settle_timeout = settle_timeout
         self._lanes = Lanes()
-        self._in_order = False
+        self._keeps_lanes = self._traits.one_at_a_time
         self._calls = Calls(lambda: self.name, self._traits)
         self._ranking = Ranking(clock, arrival_hint=self._traits.prunes)
         self._floors = Floors()
@@ -104,11 +103,11 @@ class Leaf(DispatchingLayer):
     # -- names ---------------------------------------------------------------------------------------
 
     def put_in_order(self) -> None:
-        self._in_order = True
+        self._keeps_lanes = True
 
     async def _read(self, thread_id: str, call: Callable[[], Awaitable[T]]) -> T:
         """Make one call in the thread's lane; without an ordering layer above there are no lanes to keep."""
-        if self._in_order or self._traits.one_at_a_time:
+        if self._keeps_lanes:
             return await self._lanes.read(self._lane(thread_id), call)
         return await call()
 
@@ -136,7 +135,7 @@ class Leaf(DispatchingLayer):
             if not op.iteration:
                 await self._mark_saved_again(checkpoint, thread, name)
             answer = await self._calls.make(
-                "save", checkpoint.thread_id, lambda: self.backend.save(state, thread, name, metadata)
+                "save", checkpoint.thread_id, self.backend.save, state, thread, name, metadata
             )
             if answer != name:
                 raise BackendError(
@@ -161,7 +160,7 @@ class Leaf(DispatchingLayer):
         plain = None if metadata is None else dict(metadata)
 
         async def save() -> str:
-            answer = await self._calls.make("save", op.thread_id, lambda: self.backend.save(state, thread, name, plain))
+            answer = await self._calls.make("save", op.thread_id, self.backend.save, state, thread, name, plain)
             return op.checkpoint_id if answer == name and op.checkpoint_id is not None else answer
 
         return await self._read(op.thread_id, save)
@@ -173,26 +172,28 @@ class Leaf(DispatchingLayer):
             return
         # Whether a marker is there already is not asked: another process may have deleted it with the thread.
         if not is_stamp(checkpoint_id) and not await self._calls.make(
-            "save", checkpoint.thread_id, lambda: self.backend.exists(thread, name), False
+            "save", checkpoint.thread_id, self.backend.exists, thread, name, empty=False
         ):
             return
         note = AgentState(metadata={KEY: {"v": VERSION, "again": checkpoint_id}})
         marker = again_marker(name)
-        await self._calls.make("save", checkpoint.thread_id, lambda: self.backend.save(note, thread, marker, None))
+        await self._calls.make("save", checkpoint.thread_id, self.backend.save, note, thread, marker, None)
         self._ranking.note_again(key, checkpoint_id)
 
     # -- load ----------------------------------------------------------------------------------------
 
     async def on_load(self, op: Load) -> Checkpoint | None:
-        return await self._read(op.thread_id, lambda: self._load(op))
+        if self._keeps_lanes:
+            return await self._lanes.read(self._lane(op.thread_id), lambda: self._load(op))
+        return await self._load(op)
 
     async def _load(self, op: Load) -> Checkpoint | None:
         thread = self._traits.thread_ids.encode(op.thread_id)
         if op.checkpoint_id is None:
-            state = await self._calls.make("load", op.thread_id, lambda: self.backend.load(thread))
+            state = await self._calls.make("load", op.thread_id, self.backend.load, thread)
         else:
             name = self._traits.checkpoint_ids.encode(op.checkpoint_id)
-            state = await self._calls.make("load", op.thread_id, lambda: self.backend.load(thread, name))
+            state = await self._calls.make("load", op.thread_id, self.backend.load, thread, name)
         if state is None:
             await self._calls.sure("load", op.thread_id, empty=True)
             if op.checkpoint_id is not None:
@@ -207,9 +208,7 @@ class Leaf(DispatchingLayer):
         async def exists() -> bool:
             thread = self._traits.thread_ids.encode(op.thread_id)
             name = None if op.checkpoint_id is None else self._traits.checkpoint_ids.encode(op.checkpoint_id)
-            there = bool(
-                await self._calls.make("exists", op.thread_id, lambda: self.backend.exists(thread, name), False)
-            )
+            there = bool(await self._calls.make("exists", op.thread_id, self.backend.exists, thread, name, empty=False))
             await self._calls.sure("exists", op.thread_id, empty=not there)
             return there
 
@@ -236,7 +235,7 @@ class Leaf(DispatchingLayer):
             if floor is not None:
                 # Less than this process knows of: a stale answer, unless somebody deleted that checkpoint.
                 thread, name = self._names(op.thread_id, floor.id)
-                if await self._calls.make("head", op.thread_id, lambda: self.backend.exists(thread, name)):
+                if await self._calls.make("head", op.thread_id, self.backend.exists, thread, name):
                     return floor
                 self._floors.lower(key, floor)
             if found is not None:
@@ -248,7 +247,7 @@ class Leaf(DispatchingLayer):
     async def _list(self, thread_id: str, limit: int) -> list[str]:
         thread = self._traits.thread_ids.encode(thread_id)
         names = await self._calls.make(
-            "list_checkpoints", thread_id, lambda: self.backend.list_checkpoints(thread, limit=limit), []
+            "list_checkpoints", thread_id, self.backend.list_checkpoints, thread, limit, empty=[]
         )
         await self._calls.sure("list_checkpoints", thread_id, empty=not names)
         return list(names)
@@ -265,9 +264,7 @@ class Leaf(DispatchingLayer):
                 entries = sorted([unlisted, *entries], key=lambda entry: entry.stamp or "", reverse=True)
         own_latest = self._traits.own_latest
         if len(entries) > 1 and entries[0].stamp is None and own_latest is not None:
-            latest = await self._calls.make(
-                "head", thread_id, partial(own_latest, self._traits.thread_ids.encode(thread_id))
-            )
+            latest = await self._calls.make("head", thread_id, own_latest, self._traits.thread_ids.encode(thread_id))
             entries.sort(key=lambda entry: self._traits.checkpoint_ids.encode(entry.id) != latest)
         return entries
 
@@ -277,12 +274,12 @@ class Leaf(DispatchingLayer):
         known = self._traits.checkpoint_ids.decode(name)
         metadata: Any = None
         if self._traits.reads_metadata:
-            row = await self._calls.make("head", thread_id, lambda: self.backend.get_metadata(thread, name))
+            row = await self._calls.make("head", thread_id, self.backend.get_metadata, thread, name)
             if isinstance(row, dict):
                 metadata = row if self._traits.bare_metadata else row.get("metadata")
         envelope = Envelope.read(metadata)
         if envelope is None:
-            state = await self._calls.make("head", thread_id, lambda: self.backend.load(thread, name))
+            state = await self._calls.make("head", thread_id, self.backend.load, thread, name)
             if state is None:
                 return None
             envelope = Envelope.read(state.metadata)
@@ -293,14 +290,14 @@ class Leaf(DispatchingLayer):
     async def _unlisted(self, thread_id: str, entries: list[Entry]) -> Entry | None:
         """The backend's own latest, when its list does not know it and it was not deleted either."""
         thread = self._traits.thread_ids.encode(thread_id)
-        state = await self._calls.make("head", thread_id, lambda: self.backend.load(thread))
+        state = await self._calls.make("head", thread_id, self.backend.load, thread)
         envelope = None if state is None else Envelope.read(state.metadata)
         if envelope is None or not envelope.names(thread_id, None):
             return None
         if any(entry.id == envelope.id for entry in entries):
             return None
         _, name = self._names(thread_id, envelope.id)
-        there = await self._calls.make("head", thread_id, lambda: self.backend.exists(thread, name))
+        there = await self._calls.make("head", thread_id, self.backend.exists, thread, name)
         return Entry(envelope.id, envelope.stamp) if there else None
 
     # -- delete --------------------------------------------------------------------------------------
@@ -316,10 +313,10 @@ class Leaf(DispatchingLayer):
     async def _delete_one(self, thread_id: str, checkpoint_id: str) -> bool:
         thread, name = self._names(thread_id, checkpoint_id)
         key = self._key(thread_id)
-        deleted = await self._calls.make("delete", thread_id, lambda: self.backend.delete(thread, name), False)
+        deleted = await self._calls.make("delete", thread_id, self.backend.delete, thread, name, empty=False)
         await self._calls.sure("delete", thread_id, empty=not deleted)
         if self._ranking.saved_again(key, checkpoint_id):
-            await self._calls.make("delete", thread_id, lambda: self.backend.delete(thread, again_marker(name)))
+            await self._calls.make("delete", thread_id, self.backend.delete, thread, again_marker(name))
         self._ranking.forget(key, checkpoint_id)
         self._floors.drop(key, checkpoint_id)
         return bool(deleted)
@@ -330,46 +327,45 @@ class Leaf(DispatchingLayer):
         most, empties = self._traits.deletes_at_most, self._traits.keeps_empty_threads
         names = await self._list(thread_id, _MANY) if most is not None or empties else []
         for name in [] if most is None else names[most:]:
-            await self._calls.make("delete", thread_id, partial(self.backend.delete, thread, name))
-        deleted = await self._calls.make("delete", thread_id, lambda: self.backend.delete(thread), False)
+            await self._calls.make("delete", thread_id, self.backend.delete, thread, name)
+        deleted = await self._calls.make("delete", thread_id, self.backend.delete, thread, empty=False)
         await self._calls.sure("delete", thread_id, empty=not deleted)
         self._floors.drop(key)
         return bool(deleted) and (not empties or bool(names))
 
     async def on_vacuum(self, op: Vacuum) -> int:
-        return int(await self._calls.make("vacuum", None, lambda: self.backend.vacuum(op.older_than_days), 0))  # type: ignore[arg-type]
+        return int(await self._calls.make("vacuum", None, self.backend.vacuum, op.older_than_days, empty=0))
 
     async def on_copy_thread(self, op: CopyThread) -> bool:
         """The backend's own copy, for a stack that stamps nothing (one that stamps copies by itself)."""
         source, dest = (self._traits.thread_ids.encode(thread) for thread in op.threads)
-        return bool(
-            await self._calls.make("copy_thread", op.source_thread_id, lambda: self.backend.copy_thread(source, dest))
-        )
+        return bool(await self._calls.make("copy_thread", op.source_thread_id, self.backend.copy_thread, source, dest))
 
     # -- rows ----------------------------------------------------------------------------------------
 
     async def on_search(self, op: Search) -> list[Row]:
-        rows = await self._calls.make("search", None, lambda: self.backend.search(op.query, limit=op.limit))
+        rows = await self._calls.make("search", None, self.backend.search, op.query, op.limit)
         return uniform_rows(rows, self._traits)[: op.limit]
 
     async def on_query_by_metadata(self, op: QueryByMetadata) -> list[Row]:
         rows = await self._calls.make(
             "query_by_metadata",
             None,
-            lambda: self.backend.query_by_metadata(op.key, op.value, limit=op.limit),
+            self.backend.query_by_metadata,
+            op.key,
+            op.value,
+            op.limit,
         )
         return uniform_rows(rows, self._traits)[: op.limit]
 
     async def on_get_metadata(self, op: GetMetadata) -> Row | None:
         thread = self._traits.thread_ids.encode(op.thread_id)
         name = None if op.checkpoint_id is None else self._traits.checkpoint_ids.encode(op.checkpoint_id)
-        found = await self._calls.make("get_metadata", op.thread_id, lambda: self.backend.get_metadata(thread, name))
+        found = await self._calls.make("get_metadata", op.thread_id, self.backend.get_metadata, thread, name)
         return metadata_row(found, op.thread_id, op.checkpoint_id, self._traits)
 
     async def on_list_with_metadata(self, op: ListWithMetadata) -> list[Row]:
-        rows = await self._calls.make(
-            "list_with_metadata", None, lambda: self.backend.list_with_metadata(limit=_MANY), []
-        )
+        rows = await self._calls.make("list_with_metadata", None, self.backend.list_with_metadata, _MANY, empty=[])
         return newest_first(uniform_rows(rows, self._traits), self._traits)[: op.limit]
 
     async def on_list_threads(self, op: ListThreads) -> list[str]:
@@ -378,7 +374,7 @@ class Leaf(DispatchingLayer):
         else:
             all_of_them = op.pattern != "*" or self._traits.keeps_empty_threads
             limit = _MANY if all_of_them else op.limit
-            names = await self._calls.make("list_threads", None, lambda: self.backend.list_threads(limit=limit), [])
+            names = await self._calls.make("list_threads", None, self.backend.list_threads, limit, empty=[])
         threads: list[str] = []
         for name in names:
             thread = await self._thread_behind(name) if is_hashed(name) else self._traits.thread_ids.decode(name)
@@ -392,7 +388,7 @@ class Leaf(DispatchingLayer):
 
     async def _thread_behind(self, name: str) -> str | None:
         """The id of a thread whose name is a hash, from the envelope of one of its checkpoints."""
-        state = await self._calls.make("list_threads", None, lambda: self.backend.load(name))
+        state = await self._calls.make("list_threads", None, self.backend.load, name)
         envelope = None if state is None else Envelope.read(state.metadata)
         return None if envelope is None else envelope.thread
 

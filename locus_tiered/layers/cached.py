@@ -316,7 +316,7 @@ class CachedCheckpointer(OrderingLayer):
         found = await self.inner.handle(op)
         if found is not None:
             self.stats.misses += 1
-            emit("cache.miss", self.name, op.thread_id)
+            emit("cache.miss", self.name, op.thread_id, tier=self.near.name)
             await self._near.fill(view, key, generation, found)
         return found
 

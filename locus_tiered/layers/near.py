@@ -203,6 +203,7 @@ class NearTier:
             try:
                 for entry in await self.layer.handle(operation):
                     if entry.id not in truth or truth[entry.id] != entry.stamp:
+                        emit("tier.differed", self._name, thread_id, tier=self.layer.name)
                         await self.layer.handle(Delete(key, entry.id))
             except Exception as error:  # noqa: BLE001 - not compared, so not believed
                 self._failed(operation, error)

@@ -22,7 +22,7 @@ Retries are made by tenacity; the first attempt costs next to nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -35,7 +35,7 @@ from locus_tiered.core.deadline import begin, end, remaining
 from locus_tiered.core.errors import RetriesExhausted, StackConfigError, shorten
 from locus_tiered.core.layer import Layer, construction
 from locus_tiered.core.operations import OPERATIONS, Operation
-from locus_tiered.core.signals import emit
+from locus_tiered.core.signals import emit, observer
 from locus_tiered.layers.budget import RetryBudget, shared_budget
 from locus_tiered.layers.client_retries import warn_about_clients
 from locus_tiered.layers.order import warn_about_order
@@ -138,11 +138,23 @@ class RetryingCheckpointer(Layer):
         warn_about_clients(self)
 
     async def handle(self, operation: Operation[R]) -> R:
+        watching = observer()
+        if watching is not None:
+            return await watching.member(self, operation, lambda: self._tried(operation))
+        return await self._tried(operation)
+
+    def _attempt(self, operation: Operation[R], number: int) -> Awaitable[R]:
+        watching = observer()
+        if watching is None:
+            return self.inner.handle(operation)
+        return watching.attempt(self, operation, number, lambda: self.inner.handle(operation))
+
+    async def _tried(self, operation: Operation[R]) -> R:
         self.stats.calls += 1
         self.budget.note_call()
         token = begin(self.deadline, self._clock)
         try:
-            return await self.inner.handle(operation)
+            return await self._attempt(operation, 1)
         except Exception as error:
             if not self._worth_it(operation, error):
                 raise
@@ -179,13 +191,15 @@ class RetryingCheckpointer(Layer):
 
     async def _again(self, operation: Operation[R], first: Exception) -> R:
         pending: Exception | None = first
+        number = 0
 
         async def attempt() -> R:
-            nonlocal pending
+            nonlocal pending, number
+            number += 1
             if pending is not None:  # the attempt that brought us here
                 failed, pending = pending, None
                 raise failed
-            return await self.inner.handle(operation)
+            return await self._attempt(operation, number)
 
         stopped = "attempts"
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -105,7 +106,7 @@ class DirectoryCheckpointer(Store):
 
     async def _on_disk(self, operation: str, thread_id: str | None, work: Callable[..., T], *args: Any) -> T:
         try:
-            return await wrap(work)(*args)
+            return await wrap(copy_context().run)(work, *args)
         except OSError as error:
             about = "" if thread_id is None else f" of thread {shorten(thread_id)}"
             safe = "what was acknowledged before is untouched"
@@ -259,8 +260,9 @@ class DirectoryCheckpointer(Store):
 
     def _load_one(self, op: Load) -> Checkpoint | None:
         assert op.checkpoint_id is not None
+        key = quote_id(op.checkpoint_id)
         for _ in range(5):  # a version may be replaced between listing and reading
-            named = next((each for each in self._names(op.thread_id) if each.is_of(op.checkpoint_id)), None)
+            named = next((each for each in self._names(op.thread_id) if each.key == key), None)
             if named is None:
                 if self._files.is_quarantined(op.thread_id, op.checkpoint_id):
                     raise self._corrupt(op.thread_id, op.checkpoint_id, "it was found damaged before")

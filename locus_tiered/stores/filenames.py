@@ -60,9 +60,10 @@ class Named(NamedTuple):
         """The id; ``None`` when it must be read from the file."""
         return unquote_id(self.quoted) if self.quoted else self.stamp
 
-    def is_of(self, checkpoint_id: str) -> bool:
-        """Whether this is (a version of) that checkpoint."""
-        return self.quoted == quote_id(checkpoint_id) if self.quoted else self.stamp == checkpoint_id
+    @property
+    def key(self) -> str:
+        """What all versions of one checkpoint share: ``quote_id`` of its id (a stamp quotes to itself)."""
+        return self.quoted or self.stamp
 
 
 def checkpoint_file(stamp: str | None, checkpoint_id: str) -> str:

@@ -125,8 +125,9 @@ class Files:
                 raise
             break
         if checkpoint.id != checkpoint.stamp:
+            key = quote_id(checkpoint.id)
             for named in self._versions(folder.name):
-                if named.file != target and named.is_of(checkpoint.id) and named.stamp <= (checkpoint.stamp or ""):
+                if named.file != target and named.key == key and named.stamp <= (checkpoint.stamp or ""):
                     (folder / named.file).unlink(missing_ok=True)
         self._sync_folder(folder)
         return len(raw)
@@ -159,8 +160,9 @@ class Files:
         """Remove every version of one checkpoint; ``False``: there was none."""
         folder = self._folder(thread_id)
         gone = False
+        key = quote_id(checkpoint_id)
         for named in self._versions(folder.name):
-            if named.is_of(checkpoint_id):
+            if named.key == key:
                 gone |= self._unlink(folder / named.file)
         for path in self._quarantined(thread_id, checkpoint_id):
             gone |= self._unlink(path)
@@ -215,9 +217,8 @@ class Files:
         seen: set[str] = set()
         newest = []
         for named in self._versions(thread_folder):
-            key = named.quoted or quote_id(named.stamp)
-            if key not in seen:
-                seen.add(key)
+            if named.key not in seen:
+                seen.add(named.key)
                 newest.append(named)
         return newest
 
@@ -237,7 +238,7 @@ class Files:
             return None
         checkpoint = decode_file(raw)
         stamp = None if named.stamp == UNSTAMPED else named.stamp
-        if checkpoint.thread_id != thread_id or not named.is_of(checkpoint.id) or checkpoint.stamp != stamp:
+        if checkpoint.thread_id != thread_id or named.key != quote_id(checkpoint.id) or checkpoint.stamp != stamp:
             raise Damaged("it belongs to another thread, id or stamp than its name says")
         return checkpoint
 
@@ -313,8 +314,9 @@ class Files:
             files = os.listdir(folder)
         except FileNotFoundError:
             return []
+        key = quote_id(checkpoint_id)
         parsed = (parse_checkpoint_file(file) for file in files)
-        return [folder / named.file for named in parsed if named is not None and named.is_of(checkpoint_id)]
+        return [folder / named.file for named in parsed if named is not None and named.key == key]
 
     def _folder(self, thread_id: str) -> Path:
         return self.base / quote_id(thread_id)

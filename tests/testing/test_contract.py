@@ -17,6 +17,8 @@ pytest_plugins = ["pytester"]
 
 
 class TestReferenceStore(CheckpointerContract):
+    skips = False
+
     @pytest.fixture
     def checkpointer(self) -> BaseCheckpointer:
         return ReferenceStore()
@@ -26,6 +28,8 @@ class TestReferenceStore(CheckpointerContract):
 
 
 class TestBareStore(CheckpointerContract):
+    skips = False
+
     @pytest.fixture
     async def checkpointer(self) -> BaseCheckpointer:
         return BareStore()
@@ -35,12 +39,15 @@ class TestBareStore(CheckpointerContract):
 
 
 class TestStoreWithoutDelete(CheckpointerContract):
+    skips = False
+
     @pytest.fixture
     def checkpointer(self) -> BaseCheckpointer:
         return StoreWithoutDelete()
 
 
 class TestMemoryCheckpointer(CheckpointerContract):
+    skips = False
     known_faults = {
         "list_negative_limit": "slices the list",
         "list_threads_forgets_the_emptied": "keeps the thread's empty dictionary",
@@ -53,6 +60,7 @@ class TestMemoryCheckpointer(CheckpointerContract):
 
 
 class TestFileCheckpointer(CheckpointerContract):
+    skips = False
     known_faults = {
         "list_negative_limit": "slices the list",
         "list_threads_limit": "a limit of 0 gives one thread",
