@@ -37,6 +37,7 @@ from locus.memory.backends.s3 import S3Backend
 from locus.memory.checkpointer import BaseCheckpointer
 from locus.memory.retention import RetainedCheckpointer
 
+from docs.observability_page import observability
 from locus_tiered import BoundedMemoryCheckpointer, DirectoryCheckpointer, Leaf, TieredCheckpointer, Traits
 from locus_tiered.core import classification, errors
 from locus_tiered.core.capabilities import FLAGS, METHODS
@@ -314,7 +315,7 @@ def codes_table() -> str:
         return ", ".join(_code(str(code)) for code in found)
 
     def named(numbers: Iterable[int]) -> str:
-        return codes(errno.errorcode[number] for number in sorted(numbers))
+        return codes(sorted(errno.errorcode[number] for number in numbers))
 
     states = (f"{state}..." if len(state) < 5 else state for state in classification._SQLSTATE_TEMPORARY)
     oracle = (f"ORA-{number:05d}" for number in sorted(classification._ORA_TEMPORARY))
@@ -329,6 +330,7 @@ def codes_table() -> str:
         ("the `SQLSTATE` of PostgreSQL (asyncpg)", codes(states), ""),
         ("the error number of MySQL", codes(sorted(classification._MYSQL_TEMPORARY)), ""),
         ("the error number of Oracle", f"{codes(oracle)}, and what the driver calls recoverable", ""),
+        ("the code of an error of python-oracledb", codes(sorted(classification._DPY_TEMPORARY)), ""),
         (
             "the `errno` of an `OSError`",
             named(classification._ERRNO_TEMPORARY),
@@ -456,6 +458,7 @@ def sdk_conformance() -> str:
 PAGES: Mapping[str, Callable[[], str]] = {
     "capabilities.md": capabilities,
     "laws-tests.md": law_tests,
+    "observability.md": observability,
     "retried-errors.md": retried_errors,
     "sdk-conformance.md": sdk_conformance,
 }

@@ -16,6 +16,8 @@ from locus_tiered.layers.cached import CachedCheckpointer
 from locus_tiered.layers.guarded import GuardedCheckpointer
 from locus_tiered.layers.retrying import RetryingCheckpointer
 from locus_tiered.layers.tiered import Tier, TieredCheckpointer
+from locus_tiered.layers.traced import TracedCheckpointer
+from locus_tiered.layers.turns import turn_span
 from locus_tiered.stores.directory import DirectoryCheckpointer
 from locus_tiered.stores.memory import BoundedMemoryCheckpointer
 
@@ -30,7 +32,9 @@ __all__ = [
     "RetryingCheckpointer",
     "Tier",
     "TieredCheckpointer",
+    "TracedCheckpointer",
     "Traits",
+    "turn_span",
 ]
 
 __version__ = "0.1.0"

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
+from threading import Lock
 from typing import Any, TypeVar, cast
+
+from locus.memory.checkpointer import BaseCheckpointer
 
 from locus_tiered.core.classification import classify
 from locus_tiered.core.errors import BackendError, CapabilityMissing, LocusTieredError, shorten
@@ -16,6 +19,7 @@ __all__ = ["Calls"]
 
 T = TypeVar("T")
 
+_TURN_SECONDS = 0.002
 _CHANGES = ("save", "delete", "copy_thread", "vacuum")
 
 
@@ -27,6 +31,32 @@ class _Gate:
         self.lock = asyncio.Lock()
 
 
+class _Turnstile:
+    """Lets the calls of one event loop in at a time; another loop waits until they have ended."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._owner: int | None = None
+        self._inside = 0
+
+    async def enter(self) -> bool:
+        """Come in; answers whether another loop was inside last."""
+        mine = id(asyncio.get_running_loop())
+        while True:
+            with self._lock:
+                changed = self._owner not in (None, mine)
+                if not changed or not self._inside:
+                    self._owner = mine
+                    self._inside += 1
+                    return changed
+            await asyncio.sleep(_TURN_SECONDS)
+
+    def leave(self) -> None:
+        """Go out."""
+        with self._lock:
+            self._inside -= 1
+
+
 class Calls:
     """How one leaf calls its backend. ``member`` tells the leaf's name."""
 
@@ -34,6 +64,8 @@ class Calls:
         self._member = member
         self._traits = traits
         self._gates: PerLoop[_Gate] = PerLoop(_Gate)
+        self._turnstile = _Turnstile() if traits.one_loop_at_a_time else None
+        self._careful = traits.first_call_alone or traits.scope is not None or traits.one_loop_at_a_time
 
     async def make(
         self,
@@ -48,7 +80,7 @@ class Calls:
         ``empty`` is the answer of a backend in which nothing was ever saved, where that is an error of its own.
         """
         try:
-            if self._traits.first_call_alone or self._traits.scope is not None:
+            if self._careful:
                 return await self._carefully(thread_id, method, *arguments)
             return await method(*arguments)
         except LocusTieredError:
@@ -61,16 +93,27 @@ class Calls:
             raise self._failed(operation, thread_id, error) from error
 
     async def _carefully(self, thread_id: str | None, method: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-        """The call in the scope that its thread needs, alone if it is the first in this event loop."""
-        scope = self._traits.scope
+        """The call in the scope that its thread needs, in its event loop's turn, alone if it is the first there."""
+        scope, turnstile = self._traits.scope, self._turnstile
         with nullcontext() if scope is None or thread_id is None else scope(thread_id):
-            gate = self._gates.get()
-            if gate.open or not self._traits.first_call_alone:
-                return await method(*arguments)
-            async with gate.lock:
-                result = await method(*arguments)
-                gate.open = True
-                return result
+            if turnstile is None:
+                return await self._through_gate(method, *arguments)
+            if await turnstile.enter():
+                self._gates.get().open = False  # the other loop's calls have dropped what this one had opened
+            try:
+                return await self._through_gate(method, *arguments)
+            finally:
+                turnstile.leave()
+
+    async def _through_gate(self, method: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        gate = self._gates.get()
+        if gate.open or not self._traits.first_call_alone:
+            return await method(*arguments)
+        async with gate.lock:
+            result = await method(*arguments)
+        gate.open = True
+        gate.lock = asyncio.Lock()  # a lock that was waited for would keep its event loop alive
+        return result
 
     def _failed(self, operation: str, thread_id: str | None, error: Exception) -> BackendError:
         about = "" if thread_id is None else f" of thread {shorten(thread_id)}"
@@ -85,6 +128,27 @@ class Calls:
             operation=operation,
             temporary=classify(error).temporary,
         )
+
+    def senseless(self, operation: str, thread_id: str, answer: object) -> BackendError:
+        """The error for an answer of a type that the contract does not know."""
+        member = self._member()
+        return BackendError(
+            f"{member} answered {operation} of thread {shorten(thread_id)} with a {type(answer).__name__}, which the "
+            "contract does not know; nothing was changed. See the contract kit for backend authors",
+            member=member,
+            operation=operation,
+            temporary=False,
+        )
+
+    async def close(self, backend: BaseCheckpointer, timeout: float) -> None:
+        """Close the backend, in at most so many seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                await backend.close()
+        except LocusTieredError:
+            raise
+        except Exception as error:
+            raise self._failed("close", None, error) from error
 
     async def sure(self, operation: str, thread_id: str, empty: bool) -> None:
         """Where nothing may also mean "not reached": raise unless the backend can be reached (law 7)."""

@@ -21,7 +21,7 @@ from typing import Any, TypeVar, cast
 from locus.core.messages import Message
 from locus.core.state import AgentState, ReasoningStep, ToolExecution
 from pydantic import BaseModel, ValidationError
-from pydantic_core import PydanticSerializationError, from_json, to_jsonable_python
+from pydantic_core import PydanticSerializationError, from_json, to_json, to_jsonable_python
 
 from locus_tiered.core.canonical import digest_of, digest_steps
 from locus_tiered.core.errors import UnserialisableState
@@ -50,8 +50,9 @@ def plain_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     if not metadata:
         return {}
     try:
-        plain = to_jsonable_python(dict(metadata))
-        json.dumps(plain)
+        plain = to_jsonable_python(dict(metadata), inf_nan_mode="null")
+        json.dumps(plain, allow_nan=False)
+        to_json({"as": {"deep": {"as": {"stored": plain}}}})
     except (TypeError, ValueError, RecursionError) as error:
         raise UnserialisableState(
             f"metadata= has no JSON form ({type(error).__name__}); nothing was saved: use strings, numbers, "
@@ -64,7 +65,7 @@ def _to_data(state: Any) -> dict[str, Any]:
     """``state.to_checkpoint()``, with any failure told as what it is."""
     try:
         data = state.to_checkpoint()
-    except (PydanticSerializationError, TypeError, ValueError, RecursionError) as error:
+    except Exception as error:
         raise UnserialisableState(
             f"this state has no JSON form ({type(error).__name__}: see the cause); nothing was saved"
         ) from error
@@ -96,7 +97,15 @@ def _encode(state: Any) -> bytes:
             return state.model_dump_json().encode()
         except (PydanticSerializationError, UnicodeEncodeError, ValueError, RecursionError):
             pass  # a lone surrogate, or no JSON form at all: the slow way tells which
-    return _dumps(_to_data(state))
+        return _dumps(_to_data(state))
+    # A subclass, or whatever has to_checkpoint(): what a load will give is a plain AgentState.
+    data = _to_data(state)
+    try:
+        return _encode(AgentState.from_checkpoint(data))
+    except ValidationError as error:
+        raise UnserialisableState(
+            f"to_checkpoint() of this {type(state).__name__} is no agent's state; nothing was saved"
+        ) from error
 
 
 def _encode_steps(state: AgentState) -> Iterator[bytes | None]:
@@ -152,11 +161,29 @@ def _looks_large(state: Any) -> bool:
     if type(state) is not AgentState:
         return False
     size = 512 * (len(state.messages) + len(state.tool_executions) + len(state.reasoning_steps))
+    if state.metadata or state.provider_state:
+        size += _weight((state.metadata, state.provider_state))
     for message in state.messages:
         size += len(message.content or "")
         if size > LARGE:
             return True
     return size > LARGE
+
+
+def _weight(value: Any) -> int:
+    """About how many bytes a free-form value takes as JSON; stops counting once that is large."""
+    total, pending = 0, [value]
+    while pending and total <= LARGE:
+        value = pending.pop()
+        if isinstance(value, dict):
+            total += 8 * len(value)
+            pending.extend(value.values())
+        elif isinstance(value, list | tuple):
+            total += 4 * len(value)
+            pending.extend(value)
+        else:
+            total += len(value) if isinstance(value, str) else 8
+    return total
 
 
 class Body:
@@ -198,7 +225,9 @@ class Body:
     async def encode(self) -> bytes:
         """:attr:`encoded`, made off the event loop when the state is large."""
         if self._encoded is None and self._state is not None and _looks_large(self._state):
-            self._encoded = await asyncio.to_thread(_in_slices, _encode_steps(self._state))
+            encoded = await asyncio.to_thread(_in_slices, _encode_steps(self._state))
+            if self._encoded is None:  # else somebody was faster, and the state may be somebody's by now
+                self._encoded = encoded
         return self.encoded
 
     def hand_over(self) -> AgentState:

@@ -4,7 +4,7 @@ By name, so that no driver is imported that is not there anyway. An error that n
 is not retried, and counted, so that somebody notices.
 
 Sources: botocore's own retry tables (``botocore/data/_retry.json``, the "standard" mode), the redis-py and
-asyncpg exception trees, SQLSTATE classes 08, 40, 53, 55P03 and 57P of the PostgreSQL manual (appendix A),
+asyncpg exception trees, SQLSTATE classes 08, 40, 53, 55P03, 57014 and 57P of the PostgreSQL manual (appendix A),
 MySQL's client and server error references, ORA numbers that python-oracledb calls recoverable, RFC 9110
 (408, 429, 502 to 504, ``Retry-After``), and errno(3).
 """
@@ -94,7 +94,12 @@ _BY_NAME: Mapping[str, Mapping[str, Kind]] = {
     },
     "asyncpg": {
         "ConnectionDoesNotExistError": Kind.TEMPORARY,
+        "ClientConfigurationError": Kind.PERMANENT,
+        "UnsupportedClientFeatureError": Kind.PERMANENT,
+        "UnsupportedServerFeatureError": Kind.PERMANENT,
         "InterfaceError": Kind.TEMPORARY,
+        "TargetServerAttributeNotMatched": Kind.TEMPORARY,  # no primary while one is being elected
+        "OutdatedSchemaCacheError": Kind.TEMPORARY,
         "InternalClientError": Kind.PERMANENT,
     },
     "httpx": {
@@ -102,6 +107,7 @@ _BY_NAME: Mapping[str, Mapping[str, Kind]] = {
         "LocalProtocolError": Kind.PERMANENT,
         "TransportError": Kind.TEMPORARY,
         "DecodingError": Kind.PERMANENT,
+        "TooManyRedirects": Kind.PERMANENT,
         "InvalidURL": Kind.PERMANENT,
     },
     "httpcore": {
@@ -138,6 +144,14 @@ _BY_NAME: Mapping[str, Mapping[str, Kind]] = {
         "MaxRetryError": Kind.TEMPORARY,
         "HTTPError": Kind.PERMANENT,
     },
+    # Of the standard library: they are OSErrors whose errno is no errno.
+    "socket": {"gaierror": Kind.TEMPORARY},
+    "ssl": {
+        "SSLEOFError": Kind.TEMPORARY,
+        "SSLZeroReturnError": Kind.TEMPORARY,
+        "SSLSyscallError": Kind.TEMPORARY,
+        "SSLError": Kind.PERMANENT,
+    },
     "pydantic_core": {"ValidationError": Kind.PERMANENT, "PydanticSerializationError": Kind.PERMANENT},
 }
 
@@ -172,11 +186,15 @@ _AWS_TEMPORARY = frozenset(
     }
 )
 
-_SQLSTATE_TEMPORARY = ("08", "40", "53", "57P", "55P03", "58030")
+_SQLSTATE_TEMPORARY = ("08", "40", "53", "57P", "55P03", "57014", "58030")
 _MYSQL_TEMPORARY = frozenset({1040, 1053, 1158, 1159, 1160, 1161, 1205, 1213, 2002, 2003, 2006, 2013, 2014, 2055})
 _ORA_TEMPORARY = frozenset(
-    {28, 54, 60, 1033, 1034, 1089, 1090, 1092, 3113, 3114, 3135, 8177, 12153, 12514, 12516, 12518, 12520, 12521}
+    {28, 54, 60, 1033, 1034, 1089, 1090, 1092, 3113, 3114, 3135, 8177, 12153, 12170, 12514, 12516, 12518, 12520, 12521}
     | {12528, 12537, 12541, 12543, 12545, 12547, 12570, 12571, 12583, 25408}
+)
+# What python-oracledb says itself, without the database: not connected, pool empty, closed, timed out, refused.
+_DPY_TEMPORARY = frozenset(
+    {"DPY-1001", "DPY-4005", "DPY-4011", "DPY-4024", "DPY-4033", "DPY-6000", "DPY-6001", "DPY-6004", "DPY-6005"}
 )
 _ERRNO_TEMPORARY = frozenset(
     {
@@ -296,9 +314,9 @@ def _by_database(error: BaseException) -> Verdict | None:
         return Verdict(Kind.TEMPORARY if number in _MYSQL_TEMPORARY else Kind.PERMANENT)
     if "oracledb" in packages:
         inner = error.args[0] if error.args else None
-        if getattr(inner, "isrecoverable", False) or getattr(inner, "code", None) in _ORA_TEMPORARY:
-            return Verdict(Kind.TEMPORARY)
-        return Verdict(Kind.PERMANENT)
+        code, own = getattr(inner, "code", None), getattr(inner, "full_code", None)
+        recoverable = getattr(inner, "isrecoverable", False) or code in _ORA_TEMPORARY or own in _DPY_TEMPORARY
+        return Verdict(Kind.TEMPORARY if recoverable else Kind.PERMANENT)
     return None
 
 
@@ -306,6 +324,8 @@ def _by_os(error: BaseException) -> Verdict | None:
     if isinstance(error, TimeoutError | ConnectionError | EOFError):
         return Verdict(Kind.TEMPORARY)
     if isinstance(error, OSError):
+        if error.errno is None and str(error).startswith("Multiple exceptions: "):
+            return Verdict(Kind.TEMPORARY)  # asyncio, when none of a host's addresses could be connected to
         if error.errno in _ERRNO_THROTTLED:
             return Verdict(Kind.THROTTLED)
         return Verdict(Kind.TEMPORARY if error.errno in _ERRNO_TEMPORARY else Kind.PERMANENT)

@@ -13,7 +13,6 @@ stack) keeps it, folded in as ``outer``.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -27,12 +26,13 @@ from locus_tiered.core.canonical import digest_of
 from locus_tiered.core.checkpoint import Body, Checkpoint, in_pieces, state_digest
 from locus_tiered.core.errors import CorruptCheckpoint, shorten
 from locus_tiered.core.ids import IdRule, plain_text
+from locus_tiered.core.logs import logger_for
 from locus_tiered.core.stamp import is_stamp
 from locus_tiered.core.traits import Traits
 
-__all__ = ["KEY", "VERSION", "Envelope", "seal", "unseal", "user_metadata"]
+__all__ = ["KEY", "VERSION", "Envelope", "corrupt", "seal", "unseal", "user_metadata"]
 
-logger = logging.getLogger(__name__)
+logger = logger_for(__name__)
 
 KEY = "_locus_tiered"
 VERSION = 1
@@ -120,7 +120,7 @@ async def unseal(
     envelope = Envelope.read(state.metadata) if KEY in state.metadata else None
     if envelope is None:
         if KEY in state.metadata:
-            raise _corrupt(member, thread_id, checkpoint_id, "its envelope is not one that was written")
+            raise corrupt(member, thread_id, checkpoint_id, "its envelope is not one that was written")
         return Checkpoint(thread_id, checkpoint_id or "", None, {}, await _body(state, traits))
     inside = state.metadata[KEY]
     own = user_metadata(state.metadata)
@@ -133,10 +133,10 @@ async def unseal(
     body = await _body(bare, traits)
     if envelope.names(thread_id, checkpoint_id):
         if not intact:
-            raise _corrupt(member, thread_id, envelope.id, "what it holds is not what was saved (digest)")
+            raise corrupt(member, thread_id, envelope.id, "what it holds is not what was saved (digest)")
         return Checkpoint(thread_id, envelope.id, envelope.stamp, user_metadata(inside.get("metadata")), body)
     if intact:
-        raise _corrupt(
+        raise corrupt(
             member,
             thread_id,
             checkpoint_id,
@@ -171,7 +171,8 @@ def _holds_values(element: Any) -> bool:
     return not isinstance(element, Message) or bool(element.metadata) or bool(element.tool_calls)
 
 
-def _corrupt(member: str, thread_id: str, checkpoint_id: str | None, what: str) -> CorruptCheckpoint:
+def corrupt(member: str, thread_id: str, checkpoint_id: str | None, what: str) -> CorruptCheckpoint:
+    """The error for damage, and for somebody else's state."""
     return CorruptCheckpoint(
         f"{member}, thread {shorten(thread_id)}, checkpoint {shorten(checkpoint_id)}: {what}. Nothing was changed; "
         "other checkpoints of the thread can still be loaded by id",

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, Generic, TypeVar
 
+from locus_tiered.core.errors import LocusTieredError
 from locus_tiered.core.lanes import PerLoop
 from locus_tiered.core.signals import observer
 
@@ -45,20 +46,26 @@ class Flights(Generic[T]):
         flight.passengers += 1
         try:
             return await asyncio.shield(flight.task)
+        except asyncio.CancelledError:
+            here = asyncio.current_task()
+            if flight.task.cancelled() and (here is None or not here.cancelling()):
+                raise LocusTieredError(
+                    "the stack was closed while this was loaded; nothing was changed. Ask again"
+                ) from None
+            raise
         finally:
             flight.passengers -= 1
             if flight.passengers == 0 and not flight.task.done():
                 flight.task.cancel()
                 self._landed(flights, key, flight.task)
 
-    async def cancel(self) -> None:
-        """Cancel every flight of the running loop and wait until it has landed."""
-        flights = self._flights.get()
-        tasks = [flight.task for flight in flights.values()]
-        for task in tasks:
-            task.cancel()
+    async def land(self, timeout: float) -> None:
+        """Wait up to ``timeout`` seconds for the running loop's flights, then cancel those that are left."""
+        tasks = {flight.task for flight in self._flights.get().values()}
         if tasks:
-            await asyncio.gather(*tasks, return_exceptions=True)
+            _, late = await asyncio.wait(tasks, timeout=timeout)
+            for task in late:
+                task.cancel()
         self._flights.drop()
 
     @staticmethod

@@ -11,15 +11,16 @@ what it writes was never acknowledged.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary, ref
 
+from locus_tiered.core.logs import logger_for
+
 __all__ = ["Lanes", "PerLoop"]
 
-logger = logging.getLogger(__name__)
+logger = logger_for(__name__)
 
 T = TypeVar("T")
 

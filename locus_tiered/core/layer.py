@@ -383,6 +383,6 @@ def unusable(checkpointer: object, where: str) -> StackConfigError:
             hint="put the checkpointer that it wraps into the stack",
         )
     return StackConfigError(
-        f"{where}: {shorten(checkpointer)} is not a checkpointer",
+        f"{where}: a {kind.__name__} is not a checkpointer",
         hint="pass an instance of a subclass of locus.memory.checkpointer.BaseCheckpointer",
     )

@@ -10,9 +10,6 @@ It does not retry, cache or time out: those are layers.
 
 from __future__ import annotations
 
-import fnmatch
-import logging
-import re
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -23,30 +20,25 @@ from locus_tiered.core.calls import Calls
 from locus_tiered.core.capabilities import Explanation
 from locus_tiered.core.checkpoint import Checkpoint, Entry
 from locus_tiered.core.clock import SYSTEM, Clock
-from locus_tiered.core.envelope import KEY, VERSION, Envelope, seal, unseal
+from locus_tiered.core.envelope import KEY, VERSION, Envelope, corrupt, seal, unseal
 from locus_tiered.core.errors import BackendError, shorten
 from locus_tiered.core.floors import Floors
-from locus_tiered.core.ids import again_marker, is_hashed, marked_name
+from locus_tiered.core.ids import again_marker, marked_name
 from locus_tiered.core.lanes import Lanes
-from locus_tiered.core.layer import MOST, DispatchingLayer, unusable
+from locus_tiered.core.layer import unusable
+from locus_tiered.core.leaf_rows import ALL, LeafRows
+from locus_tiered.core.logs import logger_for
 from locus_tiered.core.operations import (
     CopyThread,
     Delete,
     Exists,
-    GetMetadata,
     Head,
     ListCheckpoints,
-    ListThreads,
-    ListWithMetadata,
     Load,
-    QueryByMetadata,
-    Row,
     Save,
-    Search,
     Vacuum,
 )
 from locus_tiered.core.ranking import Ranking
-from locus_tiered.core.rows import metadata_row, newest_first, uniform_rows
 from locus_tiered.core.sdk_traits import traits_of
 from locus_tiered.core.stamp import is_stamp, looks_random
 from locus_tiered.core.traits import Traits
@@ -55,13 +47,10 @@ __all__ = ["Leaf"]
 
 T = TypeVar("T")
 
-logger = logging.getLogger(__name__)
-
-_MANY = 1_000_000  # "all": what the SDK itself passes where it means that
-_CREDENTIALS = re.compile(r"(\w+://)[^/@\s'\"]*@")
+logger = logger_for(__name__)
 
 
-class Leaf(DispatchingLayer):
+class Leaf(LeafRows):
     """A foreign checkpointer as a layer.
 
     Args:
@@ -132,7 +121,7 @@ class Leaf(DispatchingLayer):
         key = self._key(checkpoint.thread_id)
 
         async def save() -> str:
-            if not op.iteration:
+            if not op.iteration or self._ranking.knows(key, checkpoint.id):
                 await self._mark_saved_again(checkpoint, thread, name)
             answer = await self._calls.make(
                 "save", checkpoint.thread_id, self.backend.save, state, thread, name, metadata
@@ -199,7 +188,11 @@ class Leaf(DispatchingLayer):
             if op.checkpoint_id is not None:
                 self._ranking.miss(self._key(op.thread_id), op.checkpoint_id)
             return None
+        if not isinstance(state, AgentState):
+            raise self._calls.senseless("load", op.thread_id, state)
         checkpoint = await unseal(state, op.thread_id, op.checkpoint_id, self.name, self._traits)
+        if op.checkpoint_id is not None:
+            self._ranking.learn(self._key(op.thread_id), checkpoint.entry)
         if op.stamp is not None and checkpoint.stamp != op.stamp:
             return None
         return checkpoint
@@ -233,11 +226,15 @@ class Leaf(DispatchingLayer):
             key = self._key(op.thread_id)
             floor = self._floors.above(key, found)
             if floor is not None:
-                # Less than this process knows of: a stale answer, unless somebody deleted that checkpoint.
-                thread, name = self._names(op.thread_id, floor.id)
-                if await self._calls.make("head", op.thread_id, self.backend.exists, thread, name):
+                # Less than this process knows of: a stale answer, unless that checkpoint was deleted or saved again.
+                _, name = self._names(op.thread_id, floor.id)
+                now = await self._read_entry(op.thread_id, name)
+                if now == floor:
                     return floor
                 self._floors.lower(key, floor)
+                if now is not None:
+                    self._ranking.learn(key, now)
+                    found = max(now, found or now, key=lambda entry: entry.stamp or "")
             if found is not None:
                 self._floors.raise_to(key, found)
             return found
@@ -249,13 +246,15 @@ class Leaf(DispatchingLayer):
         names = await self._calls.make(
             "list_checkpoints", thread_id, self.backend.list_checkpoints, thread, limit, empty=[]
         )
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+            raise self._calls.senseless("list_checkpoints", thread_id, names)
         await self._calls.sure("list_checkpoints", thread_id, empty=not names)
         return list(names)
 
     async def _entries(self, thread_id: str) -> list[Entry]:
         """The whole thread in the order of its stamps."""
         key = self._key(thread_id)
-        names = await self._list(thread_id, _MANY)
+        names = await self._list(thread_id, ALL)
         entries = await self._ranking.order(key, names, lambda name: self._read_entry(thread_id, name))
         cut_off = self._traits.lists_at_most is not None and len(names) >= self._traits.lists_at_most
         if self._traits.loses_index_rows or cut_off:
@@ -283,6 +282,8 @@ class Leaf(DispatchingLayer):
             if state is None:
                 return None
             envelope = Envelope.read(state.metadata)
+            if envelope is None and KEY in state.metadata:
+                raise corrupt(self.name, thread_id, known, "its envelope is not one that was written")
         if envelope is not None and envelope.names(thread_id, known):
             return Entry(envelope.id, envelope.stamp)
         return Entry(known if known is not None else name)
@@ -325,7 +326,7 @@ class Leaf(DispatchingLayer):
         thread = self._traits.thread_ids.encode(thread_id)
         key = self._key(thread_id)
         most, empties = self._traits.deletes_at_most, self._traits.keeps_empty_threads
-        names = await self._list(thread_id, _MANY) if most is not None or empties else []
+        names = await self._list(thread_id, ALL) if most is not None or empties else []
         for name in [] if most is None else names[most:]:
             await self._calls.make("delete", thread_id, self.backend.delete, thread, name)
         deleted = await self._calls.make("delete", thread_id, self.backend.delete, thread, empty=False)
@@ -341,57 +342,6 @@ class Leaf(DispatchingLayer):
         source, dest = (self._traits.thread_ids.encode(thread) for thread in op.threads)
         return bool(await self._calls.make("copy_thread", op.source_thread_id, self.backend.copy_thread, source, dest))
 
-    # -- rows ----------------------------------------------------------------------------------------
-
-    async def on_search(self, op: Search) -> list[Row]:
-        rows = await self._calls.make("search", None, self.backend.search, op.query, op.limit)
-        return uniform_rows(rows, self._traits)[: op.limit]
-
-    async def on_query_by_metadata(self, op: QueryByMetadata) -> list[Row]:
-        rows = await self._calls.make(
-            "query_by_metadata",
-            None,
-            self.backend.query_by_metadata,
-            op.key,
-            op.value,
-            op.limit,
-        )
-        return uniform_rows(rows, self._traits)[: op.limit]
-
-    async def on_get_metadata(self, op: GetMetadata) -> Row | None:
-        thread = self._traits.thread_ids.encode(op.thread_id)
-        name = None if op.checkpoint_id is None else self._traits.checkpoint_ids.encode(op.checkpoint_id)
-        found = await self._calls.make("get_metadata", op.thread_id, self.backend.get_metadata, thread, name)
-        return metadata_row(found, op.thread_id, op.checkpoint_id, self._traits)
-
-    async def on_list_with_metadata(self, op: ListWithMetadata) -> list[Row]:
-        rows = await self._calls.make("list_with_metadata", None, self.backend.list_with_metadata, _MANY, empty=[])
-        return newest_first(uniform_rows(rows, self._traits), self._traits)[: op.limit]
-
-    async def on_list_threads(self, op: ListThreads) -> list[str]:
-        if self._traits.thread_names is not None:
-            names = await self._calls.make("list_threads", None, self._traits.thread_names)
-        else:
-            all_of_them = op.pattern != "*" or self._traits.keeps_empty_threads
-            limit = _MANY if all_of_them else op.limit
-            names = await self._calls.make("list_threads", None, self.backend.list_threads, limit, empty=[])
-        threads: list[str] = []
-        for name in names:
-            thread = await self._thread_behind(name) if is_hashed(name) else self._traits.thread_ids.decode(name)
-            if thread is None or not fnmatch.fnmatchcase(thread, op.pattern):
-                continue
-            if not self._traits.keeps_empty_threads or await self._list(thread, 1):
-                threads.append(thread)
-                if len(threads) == op.limit:
-                    break
-        return threads
-
-    async def _thread_behind(self, name: str) -> str | None:
-        """The id of a thread whose name is a hash, from the envelope of one of its checkpoints."""
-        state = await self._calls.make("list_threads", None, self.backend.load, name)
-        envelope = None if state is None else Envelope.read(state.metadata)
-        return None if envelope is None else envelope.thread
-
     # -- life ----------------------------------------------------------------------------------------
 
     async def close(self) -> None:
@@ -400,16 +350,12 @@ class Leaf(DispatchingLayer):
         if left:
             logger.warning("%s: closed with %d calls still running", self.name, left)
         self._calls.forget_loop()
-        await self.backend.close()
+        await self._calls.close(self.backend, self._settle_timeout)
 
     def __repr__(self) -> str:
         kind = type(self.backend)
         if self._traits.row_ids == "joined":
             return f"{kind.__name__}({type(getattr(self.backend, '_backend', None)).__name__}(...))"
-        if self._traits.shown:
-            shown = (f"{name}={str(getattr(self.backend, name))!r}" for name in self._traits.shown)
-            return f"{kind.__name__}({', '.join(shown)})"
-        return _CREDENTIALS.sub(r"\1***@", repr(self.backend))
-
-
-assert MOST > _MANY
+        shown = ", ".join(f"{name}={str(getattr(self.backend, name))!r}" for name in self._traits.shown)
+        # What a foreign repr would show is not ours to know: it may be a connection string.
+        return f"{kind.__name__}({shown or ('' if kind.__init__ is object.__init__ else '...')})"

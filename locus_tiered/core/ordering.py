@@ -11,7 +11,7 @@ from types import EllipsisType
 from locus.core.state import AgentState
 from locus.memory.checkpointer import BaseCheckpointer
 
-from locus_tiered.core.checkpoint import Body, Checkpoint, plain_metadata
+from locus_tiered.core.checkpoint import Body, Checkpoint, Entry, plain_metadata
 from locus_tiered.core.clock import SYSTEM, Clock
 from locus_tiered.core.flights import Flights
 from locus_tiered.core.layer import DispatchingLayer
@@ -68,12 +68,16 @@ class OrderingLayer(DispatchingLayer, base=True):
         key = self._scoped(thread_id)
         if again or not self._stamps.has_seen(key):
             # One look for all who wait for it, and they go on in the order in which they came.
-            await self._looks.join(key, lambda: self._see(thread_id, key))
+            await self._looks.join((key, again), lambda: self._see(thread_id, key, again))
         return key
 
-    async def _see(self, thread_id: str, key: str) -> None:
-        head = await self.handle(Head(thread_id))
+    async def _see(self, thread_id: str, key: str, again: bool) -> None:
+        head = await (self._look_below(thread_id) if again else self.handle(Head(thread_id)))
         self._stamps.observe(key, None if head is None else head.stamp)
+
+    async def _look_below(self, thread_id: str) -> Entry | None:
+        """The head as whoever holds the truth has it now."""
+        return await self.handle(Head(thread_id))
 
     def _restamped(self, checkpoint: Checkpoint, thread_id: str, key: str) -> Checkpoint:
         """The checkpoint as the newest of another thread; keeps its stamp where that already is greater."""

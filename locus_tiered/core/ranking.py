@@ -54,6 +54,11 @@ class Ranking:
             if looks_random(entry.id) and not is_stamp(entry.id):
                 self._known[thread, entry.id] = entry.stamp
 
+    def knows(self, thread: Hashable, checkpoint_id: str) -> bool:
+        """Whether this process has saved or read this generated id before."""
+        with self._lock:
+            return (thread, checkpoint_id) in self._known
+
     def forget(self, thread: Hashable, checkpoint_id: str) -> None:
         """Note that a checkpoint was deleted."""
         with self._lock:
@@ -126,11 +131,12 @@ class Ranking:
         """Its entry where that is known without reading."""
         if named.id is None or named.again:
             return None
-        if is_stamp(named.id):
+        if self._arrival_hint and named.place < newest_place:
             # A backend that prunes keeps no markers, but its own order is that of arrival: what it lists above
             # the greatest stamp may have been saved again.
-            doubtful = self._arrival_hint and named.place < newest_place
-            return None if doubtful else Entry(named.id, named.id)
+            return None
+        if is_stamp(named.id):
+            return Entry(named.id, named.id)
         with self._lock:
             if looks_random(named.id) and (thread, named.id) in self._known:
                 return Entry(named.id, self._known[thread, named.id])

@@ -41,14 +41,18 @@ def _file(backend: Any) -> Traits:
         return not has_surrogates(text) and all(c.isalnum() or c in "-_" for c in text)
 
     base = Path(backend.base_dir)
-    seen = False
+    seen: tuple[int, int] | None = None
 
     async def probe() -> bool:
-        # A directory that was there and is gone is a lost mount, not an empty store.
+        # A directory that was there and is gone, or is another one now, is a lost mount, not an empty store.
         nonlocal seen
-        there = base.is_dir()
-        seen = seen or there
-        return there or not seen
+        try:
+            status = base.stat()
+        except OSError:
+            return seen is None
+        here = (status.st_dev, status.st_ino)
+        seen = seen or here
+        return here == seen
 
     return Traits(
         thread_ids=IdRule(word, 200),
@@ -57,6 +61,7 @@ def _file(backend: Any) -> Traits:
         none_is_unknown=True,
         probe=probe,
         one_at_a_time=True,
+        one_loop_at_a_time=True,
         keeps_empty_threads=True,
         shown=("base_dir",),
     )
@@ -139,6 +144,7 @@ def _pg(backend: Any) -> Traits:
         partition=tenant,
         scope=None if backend._tenant_of is None else scope,
         first_call_alone=True,
+        one_loop_at_a_time=True,
     )
 
 
@@ -174,6 +180,7 @@ def _adapter(backend: Any) -> Traits:
         none_is_unknown=swallows,
         probe=ping if swallows else None,
         first_call_alone=True,
+        one_loop_at_a_time=True,
         masks=masks,
         thread_names=thread_names,
         row_ids="joined",

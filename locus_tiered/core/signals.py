@@ -36,6 +36,8 @@ class Signal:
 class Observer(ABC):
     """Watches the operation under way. Each method is called where the thing happens, and makes the call itself."""
 
+    __slots__ = ()
+
     @abstractmethod
     async def member(self, layer: Any, operation: Any, call: Callable[[], Awaitable[T]]) -> T:
         """``layer`` (a leaf, a store, a leg's retry) is asked for ``operation``."""

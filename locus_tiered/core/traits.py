@@ -73,6 +73,10 @@ class Traits:
     one_at_a_time: bool = False
     """It holds a lock across awaits that a second event loop could not take; calls go one by one."""
 
+    one_loop_at_a_time: bool = False
+    """What it opened in one event loop it drops in another: two live loops take turns, one waits for the other's
+    calls to end."""
+
     # answers
     masks: Mapping[str, str] = field(default_factory=dict)
     """Capability flags that it declares without having them, with the reason."""

@@ -26,7 +26,10 @@ def parse_bytes(value: int | str, what: str) -> int:
         factor = _BYTES.get(match[2].lower()) if match else None
         if match is None or factor is None:
             raise StackConfigError(f"{what}={value!r} is not a size", hint='write bytes, or like "256MiB"')
-        size = int(float(match[1]) * factor)
+        number = float(match[1])
+        if number * factor > 2**63:
+            raise StackConfigError(f"{what}={shorten(value)} is more than any machine has")
+        size = int(number * factor)
     elif isinstance(value, int) and not isinstance(value, bool):
         size = value
     else:

@@ -1,8 +1,9 @@
 """The circuit breaker: a member that keeps failing is left alone for a while (Nygard, "Release It!", 2007).
 
 Tuned for the low call rates of agents: it opens after ``in_a_row`` failures in a row, or when at least ``ratio``
-of at least ``minimum`` calls within ``window`` seconds failed. It stays open for ``open_for`` seconds, twice as
-long after every failed probe up to ``longest``, then lets one call through to probe: success closes it.
+of at least ``minimum`` calls failed, counted from the first failure within the last ``window`` seconds. It stays
+open for ``open_for`` seconds, twice as long after every failed probe up to ``longest``, then lets one call through
+to probe: success closes it. Calls from before it opened or closed no longer count when they end.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ __all__ = ["Breaker", "BreakerPolicy"]
 
 State = Literal["closed", "open", "half-open"]
 
+_MOST_REMEMBERED = 1000  # calls in the window
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakerPolicy:
@@ -27,10 +30,11 @@ class BreakerPolicy:
     in_a_row: int = 5
     """So many failures in a row open it."""
     ratio: float = 0.5
-    """Or this part of the calls in the window,"""
+    """Or this part of the calls since the first failure in the window,"""
     minimum: int = 10
     """if there were at least so many."""
     window: float = 30.0
+    """How long a failure counts."""
     open_for: float = 5.0
     """How long it stays open at first."""
     longest: float = 60.0
@@ -58,6 +62,8 @@ class Breaker:
         self._open_until: float | None = None
         self._open_for = policy.open_for
         self._probing = False
+        self.era = 0
+        """Counts its openings and closings. Read after :meth:`admit`, and handed back with the outcome."""
 
     @property
     def state(self) -> State:
@@ -81,28 +87,29 @@ class Breaker:
             self._probing = True
             return None
 
-    def succeeded(self) -> bool:
-        """Note a success; answers whether it closed the breaker."""
+    def succeeded(self, era: int) -> bool:
+        """Note the success of a call admitted in ``era``; answers whether it closed the breaker."""
         if self._open_until is None and not self._calls:
             self._row = 0
             return False
         with self._lock:
+            if era != self.era:
+                return False
             self._row = 0
             if self._open_until is not None:
-                self._open_until, self._open_for, self._probing = None, self.policy.open_for, False
-                self._calls.clear()
-                self._failed = 0
+                self._open_until, self._open_for = None, self.policy.open_for
+                self._begin_era()
                 return True
             self._note(failed=False)
             return False
 
-    def failed(self) -> bool:
-        """Note a failure; answers whether it opened the breaker (again)."""
+    def failed(self, era: int) -> bool:
+        """Note the failure of a call admitted in ``era``; answers whether it opened the breaker (again)."""
         with self._lock:
+            if era != self.era:
+                return False
             self._row += 1
-            if self._open_until is not None:
-                if not self._probing:
-                    return False  # a call from before it opened
+            if self._open_until is not None:  # the probe
                 self._open_for = min(self._open_for * 2, self.policy.longest)
                 return self._open()
             self._note(failed=True)
@@ -111,24 +118,30 @@ class Breaker:
                 return self._open()
             return False
 
-    def undecided(self) -> None:
+    def undecided(self, era: int) -> None:
         """Note that a call ended without telling anything of the member's health; a probe may be made again."""
         with self._lock:
-            self._probing = False
+            if era == self.era:
+                self._probing = False
 
     def _open(self) -> bool:
         self._open_until = self._clock.monotonic() + self._open_for
-        self._probing = False
-        self._calls.clear()
-        self._failed = 0
+        self._begin_era()
         return True
+
+    def _begin_era(self) -> None:
+        self.era += 1
+        self._row = self._failed = 0
+        self._calls.clear()
+        self._probing = False
 
     def _note(self, *, failed: bool) -> None:
         now = self._clock.monotonic()
         self._calls.append((now, failed))
         self._failed += failed
-        while self._calls and self._calls[0][0] < now - self.policy.window:
+        # Successes count only after failures: without any there is nothing to remember.
+        while self._calls and (not self._calls[0][1] or self._is_old(self._calls[0][0], now)):
             self._failed -= self._calls.popleft()[1]
-        # Successes count only beside failures: without any there is nothing to remember.
-        if self._failed == 0:
-            self._calls.clear()
+
+    def _is_old(self, when: float, now: float) -> bool:
+        return when < now - self.policy.window or len(self._calls) > _MOST_REMEMBERED

@@ -1,4 +1,8 @@
-"""The bulkhead: so many calls of a member at once, so many waiting, the others are turned away at once."""
+"""The bulkhead: so many calls of a member at once, so many waiting, the others are turned away at once.
+
+A call waits for a place, or in line for the calls of its thread before it; a free place counts as one more that may
+wait in line.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +30,14 @@ class Bulkhead:
         """How many wait for a place, or for the calls of their thread before them."""
         return len(self._queue) + self._lined_up
 
+    @property
+    def full(self) -> bool:
+        """Whether the next call would be turned away."""
+        return self.running + self.waiting >= self._places + self._most_waiting
+
     def line_up(self) -> None:
         """Wait for the calls of one's thread first; raises :class:`Full` at once when too many wait."""
-        if self.waiting >= self._most_waiting and (self._lined_up or self.running >= self._places):
+        if self.full:
             raise Full
         self._lined_up += 1
 
@@ -41,7 +50,7 @@ class Bulkhead:
         if self.running < self._places and not self._queue:
             self.running += 1
             return
-        if self.waiting >= self._most_waiting:
+        if self.full:
             raise Full
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append(future)

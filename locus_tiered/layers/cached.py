@@ -2,21 +2,20 @@
 
 What it promises (``near`` holds copies, ``inner`` holds the truth):
 
-* a save is acknowledged when ``inner`` has it; then it is put into ``near``. If that fails, the save succeeds,
-  and ``near`` is not asked about the thread again until it was mended (law 6);
+* a save is acknowledged when ``inner`` has it; then it is put into ``near``. If that fails, or takes longer than
+  ``near_timeout``, the save succeeds, and ``near`` is not believed about that id (law 6);
 * the newest checkpoint is what ``inner`` says it is (``latest="validate"``: one small question, the body comes
   from ``near`` when it has it), or what this process knows (``"exclusive"``, or a number of seconds);
 * ``None`` means that ``inner`` said so; there is no negative caching (law 7);
 * a fill that raced a change of its thread is dropped (law 4); concurrent loads of one checkpoint are one load;
 * what ``near`` held before this process started is compared with ``inner`` before it is believed by id.
 
-It does not promise to notice that another process deleted a checkpoint which this one asks for by id, nor, with
-``"exclusive"``, that another process saved.
+It does not promise to notice that another process deleted a checkpoint, or saved its id again, when this one asks
+for it by id and has seen it before (a hit by id is final), nor, with ``"exclusive"``, that another process saved.
 """
 
 from __future__ import annotations
 
-import logging
 from typing import Literal
 
 from locus.memory.checkpointer import BaseCheckpointer
@@ -27,6 +26,7 @@ from locus_tiered.core.errors import BackendError, StackConfigError, StaleRead, 
 from locus_tiered.core.flights import Flights
 from locus_tiered.core.lanes import Lanes
 from locus_tiered.core.layer import MOST, Layer, as_layer, construction
+from locus_tiered.core.logs import logger_for
 from locus_tiered.core.operations import (
     CopyThread,
     Delete,
@@ -41,19 +41,21 @@ from locus_tiered.core.operations import (
 )
 from locus_tiered.core.ordering import OrderingLayer
 from locus_tiered.core.signals import emit
+from locus_tiered.core.units import positive_seconds
 from locus_tiered.layers.near import CacheStats, NearTier
 from locus_tiered.layers.view import Unknown, View, Views
 from locus_tiered.stores.memory import BoundedMemoryCheckpointer
 
 __all__ = ["CacheStats", "CachedCheckpointer", "Latest", "OnOutage"]
 
-logger = logging.getLogger(__name__)
+logger = logger_for(__name__)
 
 Latest = Literal["validate", "exclusive"] | float
 OnOutage = Literal["raise", "stale"]
 
-_TRIES = 8  # a thread that changes faster than this between two questions is in trouble
-_SETTLE_SECONDS = 10.0
+_TRIES = 5  # looks at one head that does not load
+_MOST_TRIES = 1000  # heads that go away one after the other, as an index of expired checkpoints shows them
+_SETTLE_SECONDS = 5.0
 
 
 def check_latest(latest: object) -> Latest:
@@ -79,6 +81,7 @@ class CachedCheckpointer(OrderingLayer):
             trusts that for so many seconds.
         on_outage: When ``inner`` cannot be reached: ``"raise"``, or ``"stale"`` to answer with what is known
             and say so (log, signal, ``stats.stale``).
+        near_timeout: Seconds that a call on ``near`` may take before the answer comes from ``inner``.
 
     A cancelled save or delete goes on to its end in the background, near tier included.
     """
@@ -91,6 +94,7 @@ class CachedCheckpointer(OrderingLayer):
         latest: Latest = "validate",
         on_outage: OnOutage = "raise",
         name: str | None = None,
+        near_timeout: float | None = 5.0,
         clock: Clock = SYSTEM,
     ) -> None:
         super().__init__(inner, name=name, clock=clock)
@@ -105,7 +109,10 @@ class CachedCheckpointer(OrderingLayer):
         self._lanes = Lanes()
         self._flights: Flights[Checkpoint | None] = Flights()
         self.put_in_order()
-        self._near = NearTier(self.near, self.name, self.stats, self._views, self._lanes, self._truth)
+        limit = positive_seconds(near_timeout, "near_timeout")
+        self._near = NearTier(self.near, self.name, self.stats, self._views, self._lanes, self._truth, limit)
+        # What expires or is pruned at home must not live on in a copy that is asked for by its id.
+        self._fleeting = self.traits.prunes or self.inner.explain()["ttl"].granted
 
     def members(self) -> tuple[Layer, ...]:
         return (self.near, self.inner)
@@ -125,10 +132,13 @@ class CachedCheckpointer(OrderingLayer):
             try:
                 saved = await self.inner.handle(op)
                 self._stamps.observe(key, checkpoint.stamp)
+                view.see(checkpoint.entry)
                 await self._near.put(view, key, checkpoint)
                 self._advance(view, checkpoint.entry)
             except BaseException:
-                self._unsettle(view)
+                # Nobody knows whether it took effect: ask for the head, and compare copies of this id.
+                view.head = Unknown()
+                view.unvouch(checkpoint.id)
                 raise
             finally:
                 view.move()
@@ -144,13 +154,14 @@ class CachedCheckpointer(OrderingLayer):
             view.move()
             try:
                 deleted = await self.inner.handle(op)
-                await self._near.drop(view, key, op.checkpoint_id)
                 if op.checkpoint_id is None:
                     view.know_head(None, self._clock.monotonic())
-                elif isinstance(view.head, Entry) and view.head.id == op.checkpoint_id:
-                    view.head = Unknown()
+                else:
+                    view.forget_head(op.checkpoint_id)
+                await self._near.drop(view, key, op.checkpoint_id)
             except BaseException:
-                self._unsettle(view)
+                view.head = Unknown()
+                view.unvouch(op.checkpoint_id)
                 raise
             finally:
                 view.move()
@@ -163,7 +174,6 @@ class CachedCheckpointer(OrderingLayer):
             return await self.inner.handle(op)
         finally:
             # It may have touched any thread: nothing that the near tier holds is believed unseen.
-            self._near.forget()
             self._views.forget()
 
     async def on_copy_thread(self, op: CopyThread) -> bool:
@@ -190,12 +200,6 @@ class CachedCheckpointer(OrderingLayer):
         if head is None or (head.stamp or "") <= (entry.stamp or ""):
             view.know_head(entry, self._clock.monotonic())
 
-    @staticmethod
-    def _unsettle(view: View) -> None:
-        """Nobody knows whether a change took effect: ask for the head, and do not believe the near tier."""
-        view.head = Unknown()
-        view.distrusted = True
-
     # -- reading -------------------------------------------------------------------------------------
 
     async def on_load(self, op: Load) -> Checkpoint | None:
@@ -207,7 +211,7 @@ class CachedCheckpointer(OrderingLayer):
                 if head is None:
                     return None
                 assert isinstance(head, Entry)
-                found = await self._near.exactly(view, key, op.thread_id, head)
+                found = await self._near.exactly(key, op.thread_id, head)
                 if found is not None:
                     return found
             return await self._flights.join((key, None, view.generation), lambda: self._newest(op.thread_id, key))
@@ -233,7 +237,7 @@ class CachedCheckpointer(OrderingLayer):
             if self.on_outage != "stale":
                 raise
             key = self._scoped(op.thread_id)
-            listed = await self._near.list(self._views.of(key), key, op.limit)
+            listed = await self._near.list(key, op.limit)
             if not listed:
                 raise
             self._say_stale(op.thread_id, error)
@@ -257,7 +261,7 @@ class CachedCheckpointer(OrderingLayer):
 
     def _head_is_known(self, view: View) -> bool:
         """Whether ``latest=`` allows answering from what this process knows."""
-        if self.latest == "validate" or isinstance(view.head, Unknown):
+        if self.latest == "validate" or isinstance(view.head, Unknown) or self._fleeting:
             return False
         return self.latest == "exclusive" or self._clock.monotonic() - view.head_at <= float(self.latest)
 
@@ -273,14 +277,14 @@ class CachedCheckpointer(OrderingLayer):
         if self._views.current(key, view, generation):
             view.know_head(head, self._clock.monotonic())
             if head is None:
-                await self._near.empty(view, key, generation)
+                view.unvouch()
         return head
 
     async def _stale_head(self, view: View, key: str, thread_id: str, error: Exception) -> Entry | None:
-        """The newest that is known while the truth cannot be reached; raises when nothing is."""
-        head = view.head
-        if isinstance(head, Unknown):
-            head = await self._near.head(view, key)
+        """The newest that is known while the truth cannot be reached; raises when that is nothing, or too old."""
+        head = view.seen
+        if head is None:
+            head = await self._near.head(key)
         if head is None:
             raise error
         self._say_stale(thread_id, error)
@@ -292,20 +296,25 @@ class CachedCheckpointer(OrderingLayer):
         emit("answer.stale", self.name, thread_id, error=type(error).__name__)
 
     async def _newest(self, thread_id: str, key: str) -> Checkpoint | None:
-        for _ in range(_TRIES):
+        before, same = None, 0
+        for _ in range(_MOST_TRIES):
             view = self._views.of(key)
             head = await self._ask_head(view, key, thread_id)
             if head is None:
                 return None
-            found = await self._near.exactly(view, key, thread_id, head)
+            found = await self._near.exactly(key, thread_id, head)
             if found is None:
                 found = await self._from_below(view, key, Load(thread_id, head.id, head.stamp))
             if found is not None:
                 return found
-            view.head = Unknown()  # it went away between the two questions
+            view.head = Unknown()  # it went away between the two questions, or is listed but gone
+            same = same + 1 if head == before else 0
+            before = head
+            if same == _TRIES:
+                break
         raise BackendError(
             f"{self.name}: the newest checkpoint of thread {shorten(thread_id)} was listed but could not be loaded, "
-            f"{_TRIES} times in a row; nothing was changed. Try again",
+            "again and again; nothing was changed. Try again",
             member=self.name,
             operation="load",
             temporary=True,
@@ -315,6 +324,7 @@ class CachedCheckpointer(OrderingLayer):
         generation = view.generation
         found = await self.inner.handle(op)
         if found is not None:
+            await found.body.encode()  # once, for all who wait for it
             self.stats.misses += 1
             emit("cache.miss", self.name, op.thread_id, tier=self.near.name)
             await self._near.fill(view, key, generation, found)
@@ -323,15 +333,21 @@ class CachedCheckpointer(OrderingLayer):
     async def _near_by_id(self, view: View, key: str, op: Load) -> Checkpoint | None:
         """The near tier's copy, compared with the truth first where it must be."""
         found, sure = await self._near.by_id(view, key, op)
-        if sure:
-            return found
         try:
-            return await self._near.verified_by_id(view, key, op)
+            if found is not None and not sure:
+                return await self._near.compared_by_id(view, key, op)
+            if found is not None and self._fleeting and op.stamp is None:
+                assert op.checkpoint_id is not None
+                there = await self.inner.handle(Exists(op.thread_id, op.checkpoint_id))
+                return found if there else None
         except BackendError as error:
             if self.on_outage != "stale":
                 raise
             self._say_stale(op.thread_id, error)
-            return found
+        return found
+
+    async def _look_below(self, thread_id: str) -> Entry | None:
+        return await self.inner.handle(Head(thread_id))
 
     async def _truth(self, thread_id: str) -> list[Entry]:
         """All checkpoints of a thread, as the layer below has them."""
@@ -340,8 +356,8 @@ class CachedCheckpointer(OrderingLayer):
     # -- life ----------------------------------------------------------------------------------------
 
     async def close(self) -> None:
-        """End what is in the air, wait for changes whose callers have left, close both tiers."""
-        await self._flights.cancel()
+        """Wait a little for loads in the air and for changes whose callers have left, then close both tiers."""
+        await self._flights.land(_SETTLE_SECONDS)
         left = await self._lanes.settle(_SETTLE_SECONDS)
         if left:
             logger.warning("%s: closed with %d changes still running", self.name, left)

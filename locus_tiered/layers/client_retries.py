@@ -8,17 +8,17 @@ versions are asked.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from typing import Any
 
 from locus_tiered.core.layer import Layer
 from locus_tiered.core.leaf import Leaf
+from locus_tiered.core.logs import logger_for
 
 __all__ = ["warn_about_clients"]
 
-logger = logging.getLogger(__name__)
+logger = logger_for(__name__)
 
 _told: set[str] = set()
 

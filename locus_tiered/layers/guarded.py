@@ -3,10 +3,10 @@
 Around every attempt: a *timeout* by operation (and, for saves, by size), a *circuit breaker* that leaves a
 failing member alone for a while, and a *bulkhead* that turns calls away at once when too many wait.
 
-It promises: a caller waits no longer than the timeout; a call that timed out, or whose caller left, is
+It promises: a caller waits no longer than the timeout; a call that was sent and timed out, or whose caller left, is
 **abandoned**, not killed: when it changes something it goes on in the background, keeps its place in the
 bulkhead, and the next change of its thread waits until it has ended, so a late write never lands on a newer
-one that this layer acknowledged (law 9). It does not retry.
+one that this layer acknowledged (law 9). What still waited for its turn then is never sent. It does not retry.
 
 A timeout says nothing about the outcome: the call may still take effect.
 """
@@ -14,7 +14,6 @@ A timeout says nothing about the outcome: the call may still take effect.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -26,16 +25,17 @@ from locus_tiered.core.clock import SYSTEM, Clock
 from locus_tiered.core.deadline import remaining, timed
 from locus_tiered.core.errors import AttemptTimeout, BreakerOpen, Overloaded, StackConfigError, shorten
 from locus_tiered.core.lanes import Lanes, PerLoop
-from locus_tiered.core.layer import Layer, construction
+from locus_tiered.core.layer import Layer
+from locus_tiered.core.logs import logger_for
 from locus_tiered.core.operations import OPERATIONS, Operation, Save
-from locus_tiered.core.signals import emit
+from locus_tiered.core.signals import emit, observer
 from locus_tiered.layers.breaker import Breaker, BreakerPolicy
 from locus_tiered.layers.bulkhead import Bulkhead, Full
 from locus_tiered.layers.order import warn_about_order
 
 __all__ = ["GuardStats", "GuardedCheckpointer", "Timeouts"]
 
-logger = logging.getLogger(__name__)
+logger = logger_for(__name__)
 
 R = TypeVar("R")
 
@@ -85,9 +85,29 @@ class Timeouts:
     def seconds(self, operation: Operation[Any]) -> float:
         """For this operation."""
         seconds = self.by_operation.get(operation.name, self.others)
-        if isinstance(operation, Save) and operation.checkpoint is not None:
-            seconds += self.save_per_mib * len(operation.checkpoint.body.encoded) / _MIB
+        if isinstance(operation, Save) and self.save_per_mib:
+            seconds += self.save_per_mib * _size(operation) / _MIB
         return seconds
+
+    @property
+    def as_given(self) -> object:
+        """The shortest form that :meth:`of` takes for this."""
+        default = Timeouts()
+        if self == Timeouts.of(self.others):
+            return self.others
+        if (self.others, self.save_per_mib) != (default.others, default.save_per_mib):
+            return self
+        if not default.by_operation.keys() <= self.by_operation.keys():
+            return self
+        return {name: each for name, each in self.by_operation.items() if each != default.by_operation.get(name)}
+
+
+def _size(save: Save) -> int:
+    """Bytes of a state: of one that was not encoded yet, those of its messages, which is nearly all of a large one."""
+    if save.checkpoint is not None:
+        return len(save.checkpoint.body.encoded)
+    texts = (getattr(message, "content", None) for message in getattr(save.state, "messages", ()))
+    return sum(len(text) for text in texts if isinstance(text, str))
 
 
 def _check_seconds(what: str, value: object) -> None:
@@ -103,12 +123,22 @@ class GuardStats:
     failures: int = 0
     """Calls that counted against the member: it could not be reached, or took too long."""
     timeouts: int = 0
+    """Calls that took longer than they might, or had no time left at all."""
     refused: int = 0
     """Calls that the open breaker refused."""
     overloaded: int = 0
     """Calls that the bulkhead turned away."""
     opened: int = 0
     """How often the breaker opened."""
+
+
+@dataclass(slots=True)
+class _Turn:
+    """How far a change has come."""
+
+    task: asyncio.Task[Any] | None = None
+    """Its own, from when its thread's lane was free."""
+    sent: bool = False
 
 
 class GuardedCheckpointer(Layer):
@@ -119,8 +149,8 @@ class GuardedCheckpointer(Layer):
         timeout: :class:`Timeouts`, a mapping from operation to seconds over the defaults, one number for all, or
             ``None`` for no timeout. A sooner deadline of an outer layer holds as well.
         breaker: A :class:`BreakerPolicy`, or ``None`` for no breaker.
-        max_concurrency: Calls under way at once.
-        max_waiting: Calls that may wait for a place; further ones raise :class:`Overloaded` at once.
+        max_concurrency: Calls under way at once, abandoned ones included.
+        max_waiting: Calls that may wait beside them; further ones raise :class:`Overloaded` at once.
     """
 
     def __init__(
@@ -148,35 +178,37 @@ class GuardedCheckpointer(Layer):
         warn_about_order(self)
 
     async def handle(self, operation: Operation[R]) -> R:
+        watching = observer()
+        if watching is not None:
+            return await watching.member(self, operation, lambda: self._guarded(operation))
+        return await self._guarded(operation)
+
+    async def _guarded(self, operation: Operation[R]) -> R:
         self.stats.calls += 1
-        self._admit(operation)
         seconds = self._seconds(operation)
+        if seconds == 0:
+            raise self._timed_out(operation, seconds, _Turn())
+        era = self._admit(operation)
+        turn = _Turn() if operation.changes else None
         try:
-            call = self._placed(operation)
+            call = self._read(operation) if turn is None else self._change(operation, turn)
             result = await (call if seconds is None else timed(call, seconds))
         except TimeoutError as error:
             # The limit's own, or one that the member raised: that is as bad.
-            raise self._timed_out(operation, seconds) from error
+            self._against(operation, "a timeout", era)
+            raise self._timed_out(operation, seconds, turn) from error
         except Full as error:
             if self.breaker is not None:
-                self.breaker.undecided()
-            self.stats.overloaded += 1
-            emit("guard.overloaded", self.name, None)
-            raise Overloaded(
-                f"{self._member}: {self.max_waiting} calls wait already, this {operation.name} was turned away; "
-                "nothing was sent. Try again later, or raise max_concurrency or max_waiting",
-                member=self._member,
-                operation=operation.name,
-                temporary=True,
-            ) from error
-        except asyncio.CancelledError:
-            if self.breaker is not None:
-                self.breaker.undecided()
-            raise
+                self.breaker.undecided(era)
+            raise self._overloaded(operation) from error
         except Exception as error:
-            self._count(operation, error)
+            self._count(operation, error, era)
             raise
-        if self.breaker is not None and self.breaker.succeeded():
+        except BaseException:  # the caller leaves
+            if self.breaker is not None:
+                self.breaker.undecided(era)
+            raise
+        if self.breaker is not None and self.breaker.succeeded(era):
             logger.info("%s: the breaker is closed again", self._member)
             emit("breaker.closed", self.name, None)
         return result
@@ -187,22 +219,24 @@ class GuardedCheckpointer(Layer):
 
     # -- the call ------------------------------------------------------------------------------------
 
-    async def _placed(self, operation: Operation[R]) -> R:
-        """The call in its place of the bulkhead; a change in its thread's lane too, where it may outlive us."""
+    async def _read(self, operation: Operation[R]) -> R:
+        """The call in its place of the bulkhead."""
         bulkhead = self._bulkheads.get()
-        if not operation.changes:
-            await bulkhead.enter()
-            try:
-                return await self.inner.handle(operation)
-            finally:
-                bulkhead.leave()
-        begun = False
+        await bulkhead.enter()
+        try:
+            return await self.inner.handle(operation)
+        finally:
+            bulkhead.leave()
+
+    async def _change(self, operation: Operation[R], turn: _Turn) -> R:
+        """The call in its thread's lane, where it may outlive us, and in its place of the bulkhead."""
+        bulkhead = self._bulkheads.get()
 
         async def change() -> R:
-            nonlocal begun
-            begun = True
+            turn.task = asyncio.current_task()
             bulkhead.leave_line()
             await bulkhead.enter()
+            turn.sent = True
             try:
                 return await self.inner.handle(operation)
             finally:
@@ -211,8 +245,12 @@ class GuardedCheckpointer(Layer):
         bulkhead.line_up()
         try:
             return await self._lanes.change(operation.threads[-1] if operation.threads else "", change)
+        except asyncio.CancelledError:
+            if turn.task is not None and not turn.sent:
+                turn.task.cancel()  # it still waits for a place
+            raise
         finally:
-            if not begun:
+            if turn.task is None:
                 bulkhead.leave_line()
 
     def _seconds(self, operation: Operation[Any]) -> float | None:
@@ -224,12 +262,13 @@ class GuardedCheckpointer(Layer):
 
     # -- the breaker ---------------------------------------------------------------------------------
 
-    def _admit(self, operation: Operation[Any]) -> None:
+    def _admit(self, operation: Operation[Any]) -> int:
+        """Let the call pass, and answer the breaker's era; or raise."""
         if self.breaker is None:
-            return
+            return 0
         wait = self.breaker.admit()
         if wait is None:
-            return
+            return self.breaker.era
         self.stats.refused += 1
         emit("guard.refused", self.name, None)
         raise BreakerOpen(
@@ -240,36 +279,49 @@ class GuardedCheckpointer(Layer):
             temporary=True,
         )
 
-    def _count(self, operation: Operation[Any], error: Exception) -> None:
+    def _count(self, operation: Operation[Any], error: Exception, era: int) -> None:
         """A member that answers "no" is well; one that cannot be reached is not."""
         kind = classify(error).kind
         if kind in (Kind.PERMANENT, Kind.EXHAUSTED):
             if self.breaker is not None:
-                self.breaker.succeeded() if kind is Kind.PERMANENT else self.breaker.undecided()
+                self.breaker.succeeded(era) if kind is Kind.PERMANENT else self.breaker.undecided(era)
             return
-        self._against(operation, type(error.__cause__ or error).__name__)
+        self._against(operation, type(error.__cause__ or error).__name__, era)
 
-    def _against(self, operation: Operation[Any], what: str) -> None:
+    def _against(self, operation: Operation[Any], what: str, era: int) -> None:
         self.stats.failures += 1
-        if self.breaker is not None and self.breaker.failed():
+        if self.breaker is not None and self.breaker.failed(era):
             self.stats.opened += 1
             logger.warning("%s: the breaker opened after %s during %s", self._member, what, operation.name)
             emit("breaker.opened", self.name, None, error=what)
 
-    def _timed_out(self, operation: Operation[Any], seconds: float | None) -> AttemptTimeout:
+    def _overloaded(self, operation: Operation[Any]) -> Overloaded:
+        self.stats.overloaded += 1
+        emit("guard.overloaded", self.name, None)
+        return Overloaded(
+            f"{self._member}: {self.max_concurrency + self.max_waiting} calls are under way or wait already, this "
+            f"{operation.name} was turned away; nothing was sent. Try again later, or raise max_concurrency or "
+            "max_waiting",
+            member=self._member,
+            operation=operation.name,
+            temporary=True,
+        )
+
+    def _timed_out(self, operation: Operation[Any], seconds: float | None, turn: _Turn | None) -> AttemptTimeout:
         self.stats.timeouts += 1
-        self._against(operation, "a timeout")
         emit("guard.timeout", self.name, next(iter(operation.threads), None), operation=operation.name)
         about = "".join(f" of thread {shorten(thread)}" for thread in operation.threads[:1])
-        outcome = (
-            "it goes on in the background and may still take effect; later changes of the thread wait for it"
-            if operation.changes
-            else "nothing was changed"
-        )
         limit = "its own limit" if seconds is None else f"{seconds:g} s"
+        happened = f"took longer than {limit} and was abandoned"
+        if turn is None:
+            outcome = "nothing was changed"
+        elif turn.sent:
+            outcome = "it goes on in the background and may still take effect; later changes of the thread wait for it"
+        else:
+            happened = f"waited for its turn longer than {limit}" if seconds else "came when the deadline had passed"
+            outcome = "nothing was sent"
         return AttemptTimeout(
-            f"{self._member}: {operation.name}{about} took longer than {limit} and was abandoned; {outcome}. "
-            "Look at the member, or allow more time",
+            f"{self._member}: {operation.name}{about} {happened}; {outcome}. Look at the member, or allow more time",
             member=self._member,
             operation=operation.name,
             temporary=True,
@@ -290,6 +342,12 @@ class GuardedCheckpointer(Layer):
         await super().close()
 
     def __repr__(self) -> str:
-        defaults: dict[str, Any] = {"max_concurrency": 16, "max_waiting": 64}
-        changed = {what: getattr(self, what) for what, value in defaults.items() if getattr(self, what) != value}
-        return construction(self, self.inner, **changed)
+        policy = None if self.breaker is None else self.breaker.policy
+        parts = [
+            repr(self.inner),
+            "" if self.timeouts == Timeouts() else f"timeout={self.timeouts and self.timeouts.as_given!r}",
+            "" if policy == BreakerPolicy() else f"breaker={policy!r}",
+            "" if self.max_concurrency == 16 else f"max_concurrency={self.max_concurrency}",
+            "" if self.max_waiting == 64 else f"max_waiting={self.max_waiting}",
+        ]
+        return f"{type(self).__name__}({', '.join(part for part in parts if part)})"

@@ -17,7 +17,7 @@ _WRONG = {
     ("RetryingCheckpointer", "RetryingCheckpointer"): "attempts multiply: what the inner one gave up is not tried "
     "again, but its waits add up; keep one",
     ("GuardedCheckpointer", "RetryingCheckpointer"): "one timeout then covers all attempts and their pauses, and the "
-    "breaker counts a retried success as nothing at all; put GuardedCheckpointer inside RetryingCheckpointer",
+    "breaker never hears of what the retry gave up; put GuardedCheckpointer inside RetryingCheckpointer",
     ("GuardedCheckpointer", "CachedCheckpointer"): "a slow backend then makes the breaker refuse reads that a near "
     "tier could answer; guard each backend, inside the tiers",
     ("GuardedCheckpointer", "TieredCheckpointer"): "one slow tier then makes the breaker refuse all tiers; guard each "
@@ -25,7 +25,7 @@ _WRONG = {
     (
         "GuardedCheckpointer",
         "GuardedCheckpointer",
-    ): "the inner one's refusals count as the outer one's failures; keep one",
+    ): "the inner one's timeouts count as the outer one's failures too, and calls wait in two queues; keep one",
 }
 
 

@@ -21,8 +21,7 @@ Retries are made by tenacity; the first attempt costs next to nothing.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -34,6 +33,7 @@ from locus_tiered.core.clock import SYSTEM, Clock
 from locus_tiered.core.deadline import begin, end, remaining
 from locus_tiered.core.errors import RetriesExhausted, StackConfigError, shorten
 from locus_tiered.core.layer import Layer, construction
+from locus_tiered.core.logs import logger_for
 from locus_tiered.core.operations import OPERATIONS, Operation
 from locus_tiered.core.signals import emit, observer
 from locus_tiered.layers.budget import RetryBudget, shared_budget
@@ -42,11 +42,12 @@ from locus_tiered.layers.order import warn_about_order
 
 __all__ = ["RetryEvent", "RetryStats", "RetryingCheckpointer"]
 
-logger = logging.getLogger(__name__)
+logger = logger_for(__name__)
 
 R = TypeVar("R")
 
-RetryOn = Callable[[BaseException], bool | None] | Collection[type[BaseException]]
+Decide = Callable[[BaseException], bool | None]
+RetryOn = Decide | type[BaseException] | Collection[type[BaseException]]
 
 _RANDOM_BITS = 53
 
@@ -133,7 +134,8 @@ class RetryingCheckpointer(Layer):
         self.throttled_base = float(throttled_base)
         self.budget = shared_budget(self) if budget is None else budget
         self.stats = RetryStats()
-        self._retry_on, self._repeat, self._on_retry, self._clock = retry_on, frozenset(repeat), on_retry, clock
+        self._retry_on = _checked(retry_on)
+        self._repeat, self._on_retry, self._clock = frozenset(repeat), on_retry, clock
         warn_about_order(self)
         warn_about_clients(self)
 
@@ -169,10 +171,10 @@ class RetryingCheckpointer(Layer):
         if self._retry_on is None or verdict.kind is Kind.EXHAUSTED:
             return verdict
         foreign = error.__cause__ if error.__cause__ is not None else error
-        if callable(self._retry_on):
-            says = self._retry_on(foreign)
+        if isinstance(self._retry_on, tuple):
+            says = True if isinstance(foreign, self._retry_on) else None
         else:
-            says = True if isinstance(foreign, tuple(self._retry_on)) else None
+            says = self._retry_on(foreign)
         if says is None:
             return verdict
         if not says:
@@ -282,7 +284,23 @@ class RetryingCheckpointer(Layer):
     def __repr__(self) -> str:
         defaults = {"attempts": 3, "deadline": 15.0, "base": 0.05, "throttled_base": 1.0, "cap": 5.0}
         changed = {what: getattr(self, what) for what, value in defaults.items() if getattr(self, what) != value}
+        if (self.budget.ratio, self.budget.burst) != (RetryBudget().ratio, RetryBudget().burst):
+            changed["budget"] = self.budget
+        if self._repeat:
+            changed["repeat"] = sorted(self._repeat)
         return construction(self, self.inner, **changed)
+
+
+def _checked(retry_on: RetryOn | None) -> Decide | tuple[type[BaseException], ...] | None:
+    """What a user gave as ``retry_on=``: a function, or classes (a class can be called, too)."""
+    if retry_on is None or (callable(retry_on) and not isinstance(retry_on, type)):
+        return retry_on
+    classes = tuple(retry_on) if isinstance(retry_on, Iterable) else (retry_on,)
+    if not all(isinstance(each, type) and issubclass(each, BaseException) for each in classes):
+        raise StackConfigError(
+            f"retry_on={shorten(retry_on)} is neither exception classes nor a function", hint="write (MyError,)"
+        )
+    return classes
 
 
 @dataclass(frozen=True, slots=True)

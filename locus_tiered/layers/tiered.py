@@ -33,6 +33,7 @@ from locus_tiered.core.operations import (
 )
 from locus_tiered.layers.cached import CachedCheckpointer, CacheStats, Latest, OnOutage, check_latest
 from locus_tiered.stores.base import Store
+from locus_tiered.stores.directory import DirectoryCheckpointer
 
 __all__ = ["Tier", "TieredCheckpointer"]
 
@@ -159,6 +160,7 @@ class TieredCheckpointer(CachedCheckpointer):
         on_outage: What happens when home cannot be reached; see there.
         journal: The directory of the write-behind journal; only for a tier with ``write="behind"``.
         name: What errors, spans and ``explain()`` call this stack.
+        near_timeout: Seconds that a call on a near tier may take; see :class:`CachedCheckpointer`.
 
     Example::
 
@@ -176,6 +178,7 @@ class TieredCheckpointer(CachedCheckpointer):
         on_outage: OnOutage = "raise",
         journal: Any = None,
         name: str = "stack",
+        near_timeout: float | None = 5.0,
         clock: Clock = SYSTEM,
     ) -> None:
         latest = check_latest(latest)
@@ -189,10 +192,16 @@ class TieredCheckpointer(CachedCheckpointer):
         near = layers[:-1] or [_Nowhere(name="nowhere")]
         # Staleness must not add up: only the outermost tier counts seconds.
         below: Latest = latest if latest == "exclusive" else "validate"
+        options: dict[str, Any] = {
+            "on_outage": on_outage,
+            "name": name,
+            "near_timeout": near_timeout,
+            "clock": clock,
+        }
         inner = self.home
         for layer in reversed(near[1:]):
-            inner = CachedCheckpointer(inner, near=layer, latest=below, on_outage=on_outage, name=name, clock=clock)
-        super().__init__(inner, near=near[0], latest=latest, on_outage=on_outage, name=name, clock=clock)
+            inner = CachedCheckpointer(inner, near=layer, latest=below, **options)
+        super().__init__(inner, near=near[0], latest=latest, **options)
         self._layers = layers
 
     @property
@@ -224,8 +233,7 @@ def _named_layers(tiers: Sequence[Tier]) -> list[Layer]:
     for name in given:
         if given.count(name) > 1:
             raise StackConfigError(f"two tiers are called {name!r}", hint="give each Tier a name of its own")
-    if len({id(tier.checkpointer) for tier in tiers}) < len(tiers):
-        raise StackConfigError("one checkpointer is two tiers", hint="each tier needs a store of its own")
+    _check_stores([_stores(tier.checkpointer) for tier in tiers])
     layers: list[Layer] = []
     taken = set(given)
     for tier in tiers:
@@ -239,6 +247,23 @@ def _named_layers(tiers: Sequence[Tier]) -> list[Layer]:
             layer = Leaf(tier.checkpointer, name=name, where=f"tier {name!r}")
         layers.append(layer)
     return layers
+
+
+def _stores(checkpointer: BaseCheckpointer) -> set[object]:
+    """What is at the bottom of a tier: objects, and resolved paths of directories."""
+    found: set[object] = set()
+    for layer in as_layer(checkpointer, "Tier").walk():
+        if isinstance(layer, DirectoryCheckpointer):
+            found.add(layer.path.resolve())
+        found.add(id(layer.backend) if isinstance(layer, Leaf) else id(layer))
+    return found
+
+
+def _check_stores(stores: Sequence[set[object]]) -> None:
+    """Two tiers on one store would each take the other's checkpoints for its own."""
+    for place, mine in enumerate(stores):
+        if any(mine & others for others in stores[:place]):
+            raise StackConfigError("two tiers use one store", hint="each tier needs a store of its own")
 
 
 def _free(name: str, taken: set[str]) -> str:

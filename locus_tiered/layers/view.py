@@ -42,14 +42,11 @@ class View:
     head_at: float = 0.0
     """When that was, in monotonic seconds."""
 
-    distrusted: bool = False
-    """The near tier missed a change of this thread: nothing it says is believed until it is mended (law 6)."""
+    seen: Entry | None = None
+    """The newest checkpoint that was ever acknowledged or told of: nothing older is served for it, even stale."""
 
-    verified: bool = False
-    """All that the near tier holds of this thread was compared with what is below."""
-
-    vouched: set[str] = field(default_factory=set)
-    """Ids that this process put into the near tier itself."""
+    _vouched: dict[str, str | None] = field(default_factory=dict)
+    """The versions, as id and stamp, that the near tier may be believed to hold rightly."""
 
     def move(self) -> None:
         """Note that the thread is changing or has changed."""
@@ -57,13 +54,36 @@ class View:
 
     def know_head(self, head: Entry | None, now: float) -> None:
         """Note the head as of now."""
-        self.head, self.head_at = head, now
+        self.head, self.head_at, self.seen = head, now, head
 
-    def vouch(self, checkpoint_id: str) -> None:
-        """Note that the near tier's copy of this id is right."""
-        if len(self.vouched) >= _VOUCHED:
-            self.vouched.clear()
-        self.vouched.add(checkpoint_id)
+    def forget_head(self, checkpoint_id: str) -> None:
+        """Note that this checkpoint was deleted."""
+        if isinstance(self.head, Entry) and self.head.id == checkpoint_id:
+            self.head = UNKNOWN
+        if self.seen is not None and self.seen.id == checkpoint_id:
+            self.seen = None
+
+    def see(self, entry: Entry) -> None:
+        """Note a checkpoint that was acknowledged."""
+        if self.seen is None or (self.seen.stamp or "") <= (entry.stamp or ""):
+            self.seen = entry
+
+    def vouch(self, entry: Entry) -> None:
+        """Note that this version of the id is the right one."""
+        if len(self._vouched) >= _VOUCHED:
+            self._vouched.clear()
+        self._vouched[entry.id] = entry.stamp
+
+    def vouches_for(self, entry: Entry) -> bool:
+        """Whether this version of the id is known to be the right one."""
+        return entry.id in self._vouched and self._vouched[entry.id] == entry.stamp
+
+    def unvouch(self, checkpoint_id: str | None = None) -> None:
+        """Know nothing of this id any more (``None``: of any)."""
+        if checkpoint_id is None:
+            self._vouched.clear()
+        else:
+            self._vouched.pop(checkpoint_id, None)
 
 
 class Views:

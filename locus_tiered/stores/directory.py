@@ -11,7 +11,6 @@ saves, and it keeps no full-text index. It refuses nothing because of a full bud
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from contextvars import copy_context
@@ -32,6 +31,7 @@ from locus_tiered.core.errors import (
 )
 from locus_tiered.core.lanes import Lanes
 from locus_tiered.core.layer import construction
+from locus_tiered.core.logs import logger_for
 from locus_tiered.core.operations import (
     Delete,
     Head,
@@ -45,7 +45,6 @@ from locus_tiered.core.operations import (
     Vacuum,
 )
 from locus_tiered.core.signals import emit
-from locus_tiered.core.stamp import stamp_seconds
 from locus_tiered.core.units import parse_bytes, positive_seconds, show_bytes
 from locus_tiered.stores.base import Store, matching, row_of, same_value
 from locus_tiered.stores.filenames import UNSTAMPED, Named, quote_id
@@ -53,11 +52,12 @@ from locus_tiered.stores.files import Damaged, Files
 
 __all__ = ["DirectoryCheckpointer"]
 
-logger = logging.getLogger(__name__)
+logger = logger_for(__name__)
 
 T = TypeVar("T")
 
 _SETTLE_SECONDS = 10.0
+_LEFT_OVER_SECONDS = 3600.0  # no write takes that long
 _AFTER_EVICTION = 0.9  # of the budget
 
 
@@ -89,7 +89,7 @@ class DirectoryCheckpointer(Store):
         super().__init__(name=name, clock=clock)
         if durability not in ("power", "process"):
             raise StackConfigError(f"durability={shorten(durability)}", hint='write "power" or "process"')
-        if not isinstance(path, str | os.PathLike) or not str(path):
+        if not isinstance(path, str | os.PathLike) or not str(path) or "\0" in str(path):
             raise StackConfigError(f"path={shorten(path)} is not a directory", hint="pass a path")
         self.path = Path(path)
         self.max_bytes = None if max_bytes is None else parse_bytes(max_bytes, "max_bytes")
@@ -97,7 +97,8 @@ class DirectoryCheckpointer(Store):
         self.durability = durability
         self._files = Files(self.path, durability == "power")
         self._lanes = Lanes()
-        self._seen = False  # the directory was there
+        self._identity: tuple[int, int] | None = None  # of the directory, once it was there
+        self._swept = False
         self._size: int | None = None  # bytes below it, as far as this process knows
 
     @property
@@ -106,7 +107,8 @@ class DirectoryCheckpointer(Store):
 
     async def _on_disk(self, operation: str, thread_id: str | None, work: Callable[..., T], *args: Any) -> T:
         try:
-            return await wrap(copy_context().run)(work, *args)
+            result: T = await wrap(copy_context().run)(work, *args)
+            return result
         except OSError as error:
             about = "" if thread_id is None else f" of thread {shorten(thread_id)}"
             safe = "what was acknowledged before is untouched"
@@ -134,8 +136,7 @@ class DirectoryCheckpointer(Store):
             )
 
         async def save() -> str:
-            written = await self._on_disk("save", op.thread_id, self._files.write, checkpoint)
-            self._seen = True
+            written = await self._on_disk("save", op.thread_id, self._write, checkpoint)
             if self.max_bytes is not None:
                 await self._make_room(written)
             return checkpoint.id
@@ -157,9 +158,10 @@ class DirectoryCheckpointer(Store):
             return sum(
                 self._files.drop(folder, named)
                 for _, folder, named in self._files.everything()
-                if self._saved_at(folder, named) < before
+                if self._files.saved_at(folder, named) < before
             )
 
+        await self._on_disk("vacuum", None, self._files.sweep, self._clock.wall() - _LEFT_OVER_SECONDS)
         return await self._on_disk("vacuum", None, vacuum)
 
     # -- reading -------------------------------------------------------------------------------------
@@ -205,25 +207,33 @@ class DirectoryCheckpointer(Store):
         names = self._files.names_in(folder)
         if self.ttl is None:
             return names
-        expired = [named for named in names if self._clock.wall() - self._saved_at(folder, named) >= self.ttl]
-        for named in expired:
-            self._files.drop(folder, named)
-        return [named for named in names if named not in expired]
+        alive = []
+        for named in names:
+            if self._is_expired(folder, named):
+                self._files.drop(folder, named)
+            else:
+                alive.append(named)
+        return alive
 
-    def _saved_at(self, folder: str, named: Named) -> float:
-        if named.stamp != UNSTAMPED:
-            return stamp_seconds(named.stamp)
-        try:
-            return os.stat(self.path / folder / named.file).st_mtime
-        except FileNotFoundError:
-            return 0.0
+    def _is_expired(self, folder: str, named: Named) -> bool:
+        return self.ttl is not None and self._clock.wall() - self._files.saved_at(folder, named) >= self.ttl
+
+    def _write(self, checkpoint: Checkpoint) -> int:
+        written = self._files.write(checkpoint, self._clock.wall())
+        self._identity = self._files.identity()
+        if not self._swept:
+            self._swept = True
+            self._files.sweep(self._clock.wall() - _LEFT_OVER_SECONDS)
+        return written
 
     def _names(self, thread_id: str) -> list[Named]:
         names = self._alive(quote_id(thread_id))
-        if names:
-            self._seen = True
-        elif self._seen and not self.path.is_dir():
-            raise FileNotFoundError(2, "the directory was there and is gone", str(self.path))
+        if not names:
+            # A directory that was there and is another one now is a lost mount, not an empty store (law 7).
+            identity = self._files.identity()
+            if self._identity is not None and identity != self._identity:
+                raise FileNotFoundError(2, "the directory was there and is gone", str(self.path))
+            self._identity = identity
         return names
 
     def _entries(self, thread_id: str, limit: int) -> list[Entry]:
@@ -292,8 +302,7 @@ class DirectoryCheckpointer(Store):
                 header = self._files.read_header(folder, named)
             except Damaged:
                 continue  # a load of it reports it
-            saved_at = self._saved_at(folder, named)
-            expired = self.ttl is not None and self._clock.wall() - saved_at >= self.ttl
+            saved_at, expired = self._files.saved_at(folder, named), self._is_expired(folder, named)
             if header is not None and not expired and wanted(header):
                 rows.append(row_of(header, saved_at))
         return rows

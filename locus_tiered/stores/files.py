@@ -19,6 +19,8 @@ import hashlib
 import json
 import os
 import shutil
+import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,8 +104,11 @@ class Files:
 
     # -- writing -------------------------------------------------------------------------------------
 
-    def write(self, checkpoint: Checkpoint) -> int:
-        """Put a checkpoint in place; answers the bytes written. An older version under its id goes."""
+    def write(self, checkpoint: Checkpoint, now: float) -> int:
+        """Put a checkpoint in place; answers the bytes written. Other versions under its id go.
+
+        The file's modification time is ``now``, the time of this save.
+        """
         folder = self._folder(checkpoint.thread_id)
         target = checkpoint_file(checkpoint.stamp, checkpoint.id)
         raw = encode_file(checkpoint)
@@ -113,6 +118,7 @@ class Files:
             temporary = self.base / f".tmp-{os.getpid()}-{uuid4().hex}"
             try:
                 self._write_file(temporary, raw)
+                os.utime(temporary, (now, now))
                 os.replace(temporary, folder / target)
             except FileNotFoundError:
                 # Another process deleted the thread in between.
@@ -127,7 +133,7 @@ class Files:
         if checkpoint.id != checkpoint.stamp:
             key = quote_id(checkpoint.id)
             for named in self._versions(folder.name):
-                if named.file != target and named.key == key and named.stamp <= (checkpoint.stamp or ""):
+                if named.file != target and named.key == key:
                     (folder / named.file).unlink(missing_ok=True)
         self._sync_folder(folder)
         return len(raw)
@@ -253,9 +259,10 @@ class Files:
         return Checkpoint(header["thread"], header["id"], header.get("stamp"), own, Body(b"{}"))
 
     def touch(self, thread_id: str, named: Named) -> None:
-        """Note that a file was used: its modification time is its last use."""
+        """Note that a file was used, in its access time."""
+        path = self._folder(thread_id) / named.file
         with contextlib.suppress(OSError):
-            os.utime(self._folder(thread_id) / named.file)
+            os.utime(path, ns=(time.time_ns(), os.stat(path).st_mtime_ns))
 
     # -- all threads ---------------------------------------------------------------------------------
 
@@ -291,7 +298,32 @@ class Files:
             for named in self.names_in(folder):
                 with contextlib.suppress(FileNotFoundError):
                     status = os.stat(self.base / folder / named.file)
-                    yield status.st_mtime, status.st_size, folder, named
+                    yield max(status.st_atime, status.st_mtime), status.st_size, folder, named
+
+    def saved_at(self, thread_folder: str, named: Named) -> float:
+        """When the file was saved here, in seconds since the epoch; 0 when it is gone."""
+        try:
+            return os.stat(self.base / thread_folder / named.file).st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+    def identity(self) -> tuple[int, int] | None:
+        """Which directory the base is; ``None`` when it is not there. Raises ``OSError`` when it is no directory."""
+        try:
+            status = os.stat(self.base)
+        except FileNotFoundError:
+            return None
+        if not stat.S_ISDIR(status.st_mode):
+            raise NotADirectoryError(20, "a file is in the place of the directory", str(self.base))
+        return status.st_dev, status.st_ino
+
+    def sweep(self, before: float) -> None:
+        """Remove what processes that died have left: threads half deleted, files half written before ``before``."""
+        shutil.rmtree(self.base / ".trash", ignore_errors=True)
+        for path in self.base.glob(".tmp-*"):
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < before:
+                    path.unlink()
 
     # -- damage --------------------------------------------------------------------------------------
 

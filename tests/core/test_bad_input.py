@@ -112,7 +112,7 @@ def bad_stacks():
         "a bare store": (lambda: TieredCheckpointer(RedisBackend("redis://x")), "redis_checkpointer"),
         "delta": (lambda: CachedCheckpointer(DeltaCheckpointer(MemoryCheckpointer())), "DeltaCheckpointer"),
         "two names": (lambda: TieredCheckpointer(Tier(memory, name="a"), Tier(same, name="a")), "'a'"),
-        "one object twice": (lambda: TieredCheckpointer(same, same), "one checkpointer is two tiers"),
+        "one object twice": (lambda: TieredCheckpointer(same, same), "two tiers use one store"),
         "tier in tier": (lambda: Tier(Tier(same)), "Tier inside a Tier"),
         "behind": (lambda: Tier(same, write="behind"), "WriteBehindCheckpointer"),
         "ack": (lambda: Tier(same, ack="turn"), "ack"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
@@ -12,6 +13,9 @@ import pytest
 
 import locus_tiered
 from docs import generate
+from locus_tiered import GuardedCheckpointer, RetryingCheckpointer
+from locus_tiered.layers.breaker import BreakerPolicy
+from locus_tiered.layers.guarded import Timeouts
 from tests.docs.blocks import PAGES, ROOT, blocks_of, name_of
 
 _LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
@@ -83,9 +87,45 @@ def test_tests_that_are_named_exist() -> None:
             assert not name or re.search(rf"def {name}\b", file.read_text(encoding="utf-8")), f"{name_of(page)}: {name}"
 
 
+def _emitted() -> set[str]:
+    """Every kind of signal that a layer or a store emits."""
+    files = [path for folder in ("layers", "stores") for path in (ROOT / "locus_tiered" / folder).rglob("*.py")]
+    return {kind for path in files for kind in re.findall(r'\bemit\(\s*"([a-z._]+)"', path.read_text(encoding="utf-8"))}
+
+
 def test_the_signals_of_tiers_and_stores_are_all_named() -> None:
-    emitted: set[str] = set()
-    for folder in ("layers/cached.py", "layers/near.py", "stores/memory.py", "stores/directory.py"):
-        emitted |= set(re.findall(r'emit\("([a-z._]+)"', (ROOT / "locus_tiered" / folder).read_text(encoding="utf-8")))
     page = (ROOT / "docs/tiers.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"`((?:cache|tier|answer|store)\.[a-z_]+)`", page)) == emitted
+    pattern = r"(?:cache|tier|answer|store)\.[a-z_]+"
+    assert set(re.findall(f"`({pattern})`", page)) == {kind for kind in _emitted() if re.fullmatch(pattern, kind)}
+
+
+def test_the_signals_of_retry_and_guard_are_all_named() -> None:
+    page = (ROOT / "docs/resilience.md").read_text(encoding="utf-8").split("The signals of both")[1]
+    pattern = r"retry|(?:retry|guard|breaker)\.[a-z_]+"
+    assert set(re.findall(f"`({pattern})`", page)) == {kind for kind in _emitted() if re.fullmatch(pattern, kind)}
+
+
+def test_the_defaults_of_retry_and_guard_are_as_described() -> None:
+    page = (ROOT / "docs/resilience.md").read_text(encoding="utf-8")
+    kinds = (RetryingCheckpointer, GuardedCheckpointer, BreakerPolicy)
+    parameters = {name: each for kind in kinds for name, each in inspect.signature(kind).parameters.items()}
+    told = dict(re.findall(r"`(\w+)=([\d.]+)`", page.split("## The retry's defaults")[1].split("### How long")[0]))
+    told |= dict(re.findall(r"`(\w+)=([\d.]+)`", page.split("## The breaker")[1].split("```")[0]))
+    told |= dict(re.findall(r"`(\w+)=([\d.]+)`", page.split("## The bulkhead")[1].split("```")[0]))
+    assert {name: float(value) for name, value in told.items()} == {
+        name: float(parameters[name].default) for name in told
+    }
+    assert {"attempts", "base", "cap", "throttled_base", "deadline", "in_a_row", "window", "longest"} <= told.keys()
+    assert {"max_concurrency", "max_waiting"} <= told.keys()
+
+
+def test_the_timeouts_are_as_described() -> None:
+    timeouts, page = Timeouts(), (ROOT / "docs/resilience.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([\d, ]+)(?: more)? \|", page.split("## Timeouts")[1], re.M))
+    told: dict[str, float] = {}
+    for names, seconds in rows.items():
+        values = [float(value) for value in seconds.split(",")]
+        operations = re.findall(r"`(\w+)`", names)
+        told |= dict(zip(operations, values * len(operations), strict=False))
+    assert told == timeouts.by_operation
+    assert (float(rows["all others"]), float(rows["each MiB of a save"])) == (timeouts.others, timeouts.save_per_mib)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -73,3 +74,16 @@ def test_custom_layer_is_under_15_lines() -> None:
 def test_custom_layer_sees_what_reaches_its_tier(tmp_path: Path) -> None:
     printed = _run(EXAMPLES / "custom_layer.py", cwd=tmp_path).splitlines()
     assert [line.split()[0] for line in printed[1:-1]] == ["save", "save", "delete"]
+
+
+def test_resilient_loses_the_turn_on_the_bare_store_and_finishes_it_with_the_layers(tmp_path: Path) -> None:
+    printed = _run(EXAMPLES / "resilient.py", cwd=tmp_path)
+    bare, patient, impatient = re.split(r"^-- .* --$", printed, flags=re.M)[1:]
+    assert "the turn is lost: InjectedFault" in bare
+    assert "the last that the thread knows: 'Hello, Ada.'" in bare
+    assert "save failed (InjectedFault, temporary), attempt 1 of 8; the breaker is closed" in patient
+    assert "the last that the thread knows: 'It leaves the warehouse today.'" in patient
+    assert "calls that failed and succeeded in the end: 1" in patient
+    assert "RetriesExhausted after 3 attempts; the breaker is open" in impatient
+    assert "0 calls reached the store, 0 the model" in impatient
+    assert "'Welcome back.'; the breaker is closed" in impatient

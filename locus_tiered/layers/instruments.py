@@ -1,0 +1,97 @@
+"""The instruments of one meter provider, and what is recorded with them.
+
+Labels are a tier's name, an operation, a class of errors: never an id, so that what a backend has to keep is
+bounded by the stack, not by its traffic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
+
+from opentelemetry import metrics, trace
+from opentelemetry.metrics import CallbackOptions, Counter, MeterProvider, Observation
+from opentelemetry.metrics import _internal as _metrics_api
+from opentelemetry.trace import TracerProvider
+
+from locus_tiered.layers.legs import Legs
+from locus_tiered.layers.vocabulary import DURATION_BUCKETS, METRICS
+
+__all__ = ["Breakers", "Instruments", "instruments_for", "meter_provider", "tracer_provider"]
+
+_BREAKER = {"closed": 0, "half-open": 1, "open": 2}
+_MISSING = object()
+
+
+def tracer_provider(given: TracerProvider | None) -> TracerProvider | None:
+    """The provider to trace with, or ``None`` where there is no OpenTelemetry SDK."""
+    # The function of the API looks into os.environ on every call as long as nothing is configured: 1 us.
+    found: Any = given if given is not None else getattr(trace, "_TRACER_PROVIDER", _MISSING)
+    if found is _MISSING:
+        found = trace.get_tracer_provider()
+    if found is None or isinstance(found, trace.NoOpTracerProvider | trace.ProxyTracerProvider):
+        return None
+    return found  # type: ignore[no-any-return]
+
+
+def meter_provider(given: MeterProvider | None) -> MeterProvider | None:
+    """The provider to measure with, or ``None`` where there is no OpenTelemetry SDK."""
+    found: Any = given if given is not None else getattr(_metrics_api, "_METER_PROVIDER", _MISSING)
+    if found is _MISSING:
+        found = metrics.get_meter_provider()
+    if found is None or isinstance(found, metrics.NoOpMeterProvider | _metrics_api._ProxyMeterProvider):
+        return None
+    return found  # type: ignore[no-any-return]
+
+
+class Breakers:
+    """The breakers of one stack, for as long as the stack lives."""
+
+    def __init__(self, stack: str, legs: Legs) -> None:
+        self._labels = [({"locus.stack": stack, "locus.tier": tier}, breaker) for tier, breaker in legs.breakers]
+
+    def observe(self) -> Iterable[Observation]:
+        """The state of each."""
+        for labels, breaker in self._labels:
+            yield Observation(_BREAKER[breaker.state], labels)
+
+
+class Instruments:
+    """All instruments of one meter provider."""
+
+    def __init__(self, provider: MeterProvider, version: str) -> None:
+        meter = provider.get_meter("locus_tiered", version)
+        self._stacks: WeakSet[Breakers] = WeakSet()
+        self.counters: dict[str, Counter] = {}
+        for metric in METRICS.values():
+            about: dict[str, Any] = {"unit": metric.unit, "description": metric.meaning.replace("`", "")}
+            if metric.kind == "counter":
+                self.counters[metric.name] = meter.create_counter(metric.name, **about)
+            elif metric.kind == "gauge":
+                meter.create_observable_gauge(metric.name, [self._breakers], **about)
+            else:
+                advice: dict[str, Any] = {"explicit_bucket_boundaries_advisory": DURATION_BUCKETS}
+                try:
+                    self.duration = meter.create_histogram(metric.name, **about, **advice)
+                except TypeError:  # before version 1.30 of the API
+                    self.duration = meter.create_histogram(metric.name, **about)
+
+    def watch(self, breakers: Breakers) -> None:
+        """Include the breakers of one more stack."""
+        self._stacks.add(breakers)
+
+    def _breakers(self, _: CallbackOptions) -> Iterable[Observation]:
+        for stack in list(self._stacks):
+            yield from stack.observe()
+
+
+_instruments: WeakKeyDictionary[MeterProvider, Instruments] = WeakKeyDictionary()
+
+
+def instruments_for(provider: MeterProvider, version: str) -> Instruments:
+    """The instruments of a provider; several stacks share them."""
+    found = _instruments.get(provider)
+    if found is None:
+        found = _instruments[provider] = Instruments(provider, version)
+    return found
