@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from locus_tiered.bench.figures import Figure
-from locus_tiered.bench.rows import directory_load, event_loop, layer_cost, memory_growth, warm_load
+from locus_tiered.bench.rows import directory_load, event_loop, layer_cost, memory_growth, tracing, warm_load
 
 __all__ = ["ROWS", "Row", "Settings", "measure"]
 
@@ -39,6 +39,7 @@ ROWS: tuple[Row, ...] = (
     Row("warm", "Load, 100 messages, in memory", warm_load.measure),
     Row("directory", "Load the latest, long thread", directory_load.measure),
     Row("layer", "One pass-through layer", layer_cost.measure),
+    Row("traced", "One traced layer", tracing.measure),
     Row("loop", "Loop stalls, 1 MB states, p99", event_loop.measure),
     Row("memory", "Process growth, 10 KB saves", memory_growth.measure),
 )

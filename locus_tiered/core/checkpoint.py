@@ -21,7 +21,7 @@ from typing import Any, TypeVar, cast
 from locus.core.messages import Message
 from locus.core.state import AgentState, ReasoningStep, ToolExecution
 from pydantic import BaseModel, ValidationError
-from pydantic_core import PydanticSerializationError, from_json, to_json, to_jsonable_python
+from pydantic_core import PydanticSerializationError, from_json, to_jsonable_python
 
 from locus_tiered.core.canonical import digest_of, digest_steps
 from locus_tiered.core.errors import UnserialisableState
@@ -34,6 +34,7 @@ ITERATION_KEY = "_locus_iteration_checkpoints"
 LARGE = 128 * 1024
 """Bytes from which a state is worked on in small pieces, off the event loop."""
 
+_DEEPEST = 200  # levels of metadata=; the SDK's states hold about 250
 _SLICE = 0.001  # seconds of work between two pauses
 _PAUSE = 0.00005
 _SEQUENCES: Mapping[str, type[BaseModel]] = {
@@ -52,13 +53,24 @@ def plain_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     try:
         plain = to_jsonable_python(dict(metadata), inf_nan_mode="null")
         json.dumps(plain, allow_nan=False)
-        to_json({"as": {"deep": {"as": {"stored": plain}}}})
+        if _depth(plain) > _DEEPEST:
+            raise ValueError("nested too deeply")
     except (TypeError, ValueError, RecursionError) as error:
         raise UnserialisableState(
             f"metadata= has no JSON form ({type(error).__name__}); nothing was saved: use strings, numbers, "
             "lists and dicts"
         ) from error
     return cast("dict[str, Any]", plain)
+
+
+def _depth(value: Any) -> int:
+    """How deeply containers are nested, counted up to just above what is allowed."""
+    depth, level = 0, [value]
+    while level and depth <= _DEEPEST:
+        containers = (each for each in level if isinstance(each, dict | list))
+        level = [inner for each in containers for inner in (each.values() if isinstance(each, dict) else each)]
+        depth += 1
+    return depth
 
 
 def _to_data(state: Any) -> dict[str, Any]:

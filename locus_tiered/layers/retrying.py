@@ -31,7 +31,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 from locus_tiered.core.classification import Kind, Verdict, classify
 from locus_tiered.core.clock import SYSTEM, Clock
 from locus_tiered.core.deadline import begin, end, remaining
-from locus_tiered.core.errors import RetriesExhausted, StackConfigError, shorten
+from locus_tiered.core.errors import BreakerOpen, Overloaded, RetriesExhausted, StackConfigError, shorten
 from locus_tiered.core.layer import Layer, construction
 from locus_tiered.core.logs import logger_for
 from locus_tiered.core.operations import OPERATIONS, Operation
@@ -193,14 +193,15 @@ class RetryingCheckpointer(Layer):
 
     async def _again(self, operation: Operation[R], first: Exception) -> R:
         pending: Exception | None = first
+        failed: BaseException = first  # most lately
         number = 0
 
         async def attempt() -> R:
             nonlocal pending, number
             number += 1
             if pending is not None:  # the attempt that brought us here
-                failed, pending = pending, None
-                raise failed
+                error, pending = pending, None
+                raise error
             return await self._attempt(operation, number)
 
         stopped = "attempts"
@@ -219,9 +220,11 @@ class RetryingCheckpointer(Layer):
             return False
 
         def before_sleep(state: RetryCallState) -> None:
+            nonlocal failed
             assert state.outcome is not None
             error = state.outcome.exception()
             assert error is not None
+            failed = error
             self._tell(operation, state.attempt_number, state.upcoming_sleep, error)
 
         retrying = AsyncRetrying(
@@ -232,7 +235,10 @@ class RetryingCheckpointer(Layer):
             before_sleep=before_sleep,
             retry_error_callback=_last_error,
         )
-        result: R | _GaveUp = await retrying(attempt)
+        try:
+            result: R | _GaveUp = await retrying(attempt)
+        except (BreakerOpen, Overloaded) as refusal:  # it was not sent this time, but it was before
+            result, stopped = _GaveUp(failed, number - 1), type(refusal).__name__
         if isinstance(result, _GaveUp):
             self.stats.exhausted += 1
             raise self._exhausted(operation, result, stopped) from (result.error.__cause__ or result.error)
@@ -270,6 +276,8 @@ class RetryingCheckpointer(Layer):
             "attempts": f"failed {gave_up.attempts} times",
             "deadline": f"failed, and the next pause would pass the deadline of {self.deadline:g} s",
             "budget": "failed, and the retry budget is used up (a long outage)",
+            "BreakerOpen": "failed, and the breaker has opened since",
+            "Overloaded": "failed, and was then turned away, because too many calls wait",
         }[stopped]
         cause = type(gave_up.error.__cause__ or gave_up.error).__name__
         safe = "it may or may not have taken effect; " if operation.changes else ""

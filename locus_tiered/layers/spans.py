@@ -192,7 +192,9 @@ class Scope(Observer):
         elif isinstance(operation, Save) and operation.checkpoint is not None:
             size = operation.checkpoint.body.size
         if size is not None:
-            self.bytes = self.root.bytes = size
+            self.bytes = size
+            if self.root.operation == self.operation:
+                self.root.bytes = size
 
     def end(self, error: BaseException | None = None) -> None:
         """The call has ended: with ``error``, or well."""
@@ -209,7 +211,7 @@ class Scope(Observer):
         attributes = self.notes or {}
         if self.bytes is not None and failed is None:
             attributes["locus.checkpoint.bytes"] = self.bytes
-        if self.hit is not None and failed is None:
+        if self.hit is not None and failed is None and self.operation == "load":
             attributes["locus.cache.hit"] = self.hit
         if self is self.root and self.leg is None and self.answered_by is not None and self.operation == "load":
             attributes["locus.tier"] = self.answered_by

@@ -97,14 +97,18 @@ class TracedCheckpointer(Layer):
         checkpoint_id: str | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> str:
+        if observer() is None and not self._seen():
+            return await self.inner.save(state, thread_id, checkpoint_id, metadata)
         save = super().save
-        if observer() is not None or not self._seen():
+        if observer() is not None:
             return await save(state, thread_id, checkpoint_id, metadata)
         return await self._traced("save", thread_id, lambda: save(state, thread_id, checkpoint_id, metadata))
 
     async def load(self, thread_id: str, checkpoint_id: str | None = None) -> AgentState | None:
+        if observer() is None and not self._seen():
+            return await self.inner.load(thread_id, checkpoint_id)
         load = super().load
-        if observer() is not None or not self._seen():
+        if observer() is not None:
             return await load(thread_id, checkpoint_id)
         return await self._traced("load", thread_id, lambda: load(thread_id, checkpoint_id))
 

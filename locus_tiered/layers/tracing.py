@@ -152,11 +152,11 @@ class Tracing:
         heard = SIGNALS.get(signal.kind)
         if heard is None or heard.metric is None or self.instruments is None:
             return
-        labels = {"locus.stack": self.name}
+        labels: tuple[tuple[str, str], ...] = (("locus.stack", self.name),)
         if tier is not None:
-            labels["locus.tier"] = tier
+            labels += (("locus.tier", tier),)
         if heard.reason is not None:
-            labels["locus.reason"] = heard.reason
+            labels += (("locus.reason", heard.reason),)
         if signal.kind == "retry":
-            labels["db.operation.name"] = operation
-        self.instruments.counters[heard.metric].add(signal.facts.get("checkpoints", 1), labels)
+            labels += (("db.operation.name", operation),)
+        self.instruments.add(heard.metric, labels, signal.facts.get("checkpoints", 1))

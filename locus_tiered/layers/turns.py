@@ -9,6 +9,7 @@ the whole turn, the load, the agent's invocation and the final save are parts of
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -60,6 +61,9 @@ async def turn_span(
     try:
         with _open(traced, thread_id, here):
             yield span
+    except asyncio.CancelledError:
+        span.set_attribute("locus.cancelled", True)
+        raise
     except Exception as error:
         span.set_attribute("error.type", error_type(error))
         span.set_status(Status(StatusCode.ERROR, error_type(error)))

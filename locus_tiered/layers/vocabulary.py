@@ -57,7 +57,9 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         "the class of the error (of the backend's own where it is known); `_OTHER` after 50 different ones",
         metrics=True,
     ),
-    Attribute("locus.stack", "string", "operations, tiers", "the name of the `TracedCheckpointer`", metrics=True),
+    Attribute(
+        "locus.stack", "string", "operations, tiers, attempts", "the name of the `TracedCheckpointer`", metrics=True
+    ),
     Attribute(
         "locus.tier",
         "string",
@@ -67,7 +69,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
     ),
     Attribute("locus.cache.hit", "bool", "loads: of near tiers, of the stack", "whether a near tier had the state"),
     Attribute("locus.checkpoint.bytes", "int", "saves and loads", "the size of the state as JSON, where it is known"),
-    Attribute("locus.thread.id", "string", "operations, tiers, turns", "as `thread_id=` says; at most 256 characters"),
+    Attribute("locus.thread.id", "string", "all", "as `thread_id=` says; at most 256 characters"),
     Attribute("locus.agent_id", "string", "turns", "the agent's id"),
     Attribute("locus.attempt", "int", "attempts, the event `retry`", "counted from 1"),
     Attribute("locus.answer.stale", "bool", "operations, only if so", "home was out of reach: the answer may be old"),

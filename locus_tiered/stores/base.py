@@ -104,7 +104,7 @@ class Store(OrderingLayer, base=True):
         key = await self._look(op.dest_thread_id, again=True)
         copied = False
         for entry in reversed(entries):
-            found = await self.handle(Load(op.source_thread_id, entry.id))
+            found = await self.handle(Load(op.source_thread_id, entry.id, entry.stamp))
             if found is not None:
                 checkpoint = self._restamped(found, op.dest_thread_id, key)
                 await self.handle(Save(op.dest_thread_id, None, checkpoint.id, None, checkpoint))

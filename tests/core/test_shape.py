@@ -12,6 +12,7 @@ import locus_tiered
 from locus_tiered import CachedCheckpointer, DirectoryCheckpointer, Layer, TieredCheckpointer
 from locus_tiered.core.layer import DispatchingLayer
 from locus_tiered.core.leaf import Leaf
+from locus_tiered.core.leaf_rows import LeafRows
 from locus_tiered.core.operations import OPERATIONS, Operation
 from locus_tiered.core.ordering import OrderingLayer
 from locus_tiered.stores.base import Store
@@ -50,7 +51,7 @@ def subclasses(kind: type) -> set[type]:
     return {kind}.union(*(subclasses(each) for each in kind.__subclasses__()))
 
 
-WITH_A_MEMORY = subclasses(DispatchingLayer) - {DispatchingLayer, OrderingLayer, Store}
+WITH_A_MEMORY = subclasses(DispatchingLayer) - {DispatchingLayer, LeafRows, OrderingLayer, Store}
 
 
 @pytest.mark.parametrize("kind", sorted(WITH_A_MEMORY, key=lambda kind: kind.__name__))
