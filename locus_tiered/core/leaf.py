@@ -325,14 +325,15 @@ class Leaf(LeafRows):
     async def _delete_thread(self, thread_id: str) -> bool:
         thread = self._traits.thread_ids.encode(thread_id)
         key = self._key(thread_id)
-        most, empties = self._traits.deletes_at_most, self._traits.keeps_empty_threads
-        names = await self._list(thread_id, ALL) if most is not None or empties else []
+        # Listed first where the backend's own answer would count a marker, or an emptied thread, as something.
+        most, careful = self._traits.deletes_at_most, self._keeps_lanes or self._traits.keeps_empty_threads
+        names = await self._list(thread_id, ALL) if most is not None or careful else []
         for name in [] if most is None else names[most:]:
             await self._calls.make("delete", thread_id, self.backend.delete, thread, name)
         deleted = await self._calls.make("delete", thread_id, self.backend.delete, thread, empty=False)
         await self._calls.sure("delete", thread_id, empty=not deleted)
         self._floors.drop(key)
-        return bool(deleted) and (not empties or bool(names))
+        return bool(deleted) and (not careful or any(marked_name(name) is None for name in names))
 
     async def on_vacuum(self, op: Vacuum) -> int:
         return int(await self._calls.make("vacuum", None, self.backend.vacuum, op.older_than_days, empty=0))

@@ -52,9 +52,11 @@ class OrderingLayer(DispatchingLayer, base=True):
             state = normalise(state)
         body = await Body.of(state)
         wanted = operation.checkpoint_id
-        key = await self._look(thread_id)
-        if wanted is not None and is_stamp(wanted) and self._stamps.adopt(key, wanted):
-            stamp = wanted  # a stack further out stamped it
+        stamped = wanted is not None and is_stamp(wanted)
+        # A stamp from outside: of a stack further out, or of a checkpoint that is saved again; home knows which.
+        key = await self._look(thread_id, again=stamped)
+        if wanted is not None and stamped and self._stamps.adopt(key, wanted):
+            stamp = wanted
         else:
             stamp = self._stamps.issue(key)
         checkpoint = Checkpoint(thread_id, wanted or stamp, stamp, metadata, body)

@@ -59,7 +59,7 @@ class Bulkhead:
         except asyncio.CancelledError:
             if future.done() and not future.cancelled():
                 self.leave()  # the place was given already: pass it on
-            else:
+            elif future in self._queue:  # leave() may have passed it over
                 self._queue.remove(future)
             raise
 

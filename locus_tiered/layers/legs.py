@@ -21,6 +21,8 @@ __all__ = ["OWN_SYSTEM", "Leg", "Legs", "system_of"]
 OWN_SYSTEM = "locus_tiered"
 """``db.system.name`` of an operation on a whole stack."""
 
+_MOST_STRANGERS = 50
+
 _SYSTEMS = {  # the names of the semantic conventions, where they have one
     "pg": "postgresql",
     "postgresql": "postgresql",
@@ -57,6 +59,7 @@ class Legs:
     """The legs of one stack, by the layers in them."""
 
     def __init__(self, top: Layer) -> None:
+        self._top = top  # alive as long as its ids are used here
         self._by_layer: dict[int, Leg] = {}
         self._by_name: dict[str, str] = {}
         self._above: set[int] = set()
@@ -74,11 +77,10 @@ class Legs:
         leg = self._by_layer.get(id(layer))
         if leg is not None or id(layer) in self._above:
             return leg
-        stranger = self._strangers.get(layer.name)
+        name = layer.name if layer.name in self._strangers or len(self._strangers) < _MOST_STRANGERS else "_OTHER"
+        stranger = self._strangers.get(name)
         if stranger is None:
-            stranger = Leg(layer.name, system_of(layer), False, isinstance(layer, Leaf))
-            if len(self._strangers) < 64:
-                self._strangers[layer.name] = stranger
+            stranger = self._strangers[name] = Leg(name, system_of(layer), False, isinstance(layer, Leaf))
         return stranger
 
     def label(self, name: object) -> str | None:

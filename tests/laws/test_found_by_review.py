@@ -284,3 +284,16 @@ async def test_a_path_that_is_a_file_is_an_error_and_not_an_empty_store(tmp_path
     (tmp_path / "f").write_text("x")
     with pytest.raises(BackendError):
         await DirectoryCheckpointer(tmp_path / "f").load("t")
+
+
+@pytest.mark.parametrize("kind", ["directory", "stack"])
+async def test_an_id_of_another_process_that_is_saved_again_here_is_the_newest(tmp_path, kind):
+    home = ReferenceCheckpointer()
+    make = {"directory": lambda: DirectoryCheckpointer(tmp_path), "stack": lambda: stack(home)}[kind]
+    one, other = make(), make()
+    await other.exists("t")  # has looked, and seen nothing
+    await other.save(state(0), "t")
+    older = await one.save(state(1), "t")
+    await one.save(state(2), "t")
+    await other.save(state(3), "t", older)
+    assert await latest(one) == await latest(other) == await latest(make()) == 3

@@ -589,6 +589,24 @@ async def test_who_is_given_a_place_and_cancelled_at_once_passes_it_on():
     assert inside(checkpointer) == (0, 0)
 
 
+@virtual
+async def test_who_is_cancelled_just_as_a_place_is_free_is_passed_over():
+    faulty = FaultyCheckpointer(script=[on("exists", times=2).hang()])
+    checkpointer = guarded(faulty, max_concurrency=2, timeout=None)
+    first, second = (asyncio.create_task(checkpointer.exists("t")) for _ in range(2))
+    await faulty.until_hung(2)
+    waiting = [asyncio.create_task(checkpointer.load(f"t{number}")) for number in range(4)]
+    await a_moment()
+    # All in one turn of the loop: two go away, and the two places before them are given up.
+    waiting[0].cancel()
+    waiting[1].cancel()
+    first.cancel()
+    second.cancel()
+    results = await asyncio.gather(*(outcome(task) for task in (first, second, *waiting)))
+    assert [type(result) for result in results] == [asyncio.CancelledError] * 4 + [type(None)] * 2
+    assert inside(checkpointer) == (0, 0)
+
+
 class Crowd:
     """Callers of a bulkhead that come, go away, and are done, and what must hold meanwhile."""
 

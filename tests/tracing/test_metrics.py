@@ -25,6 +25,7 @@ from locus_tiered.core.errors import BackendError
 from locus_tiered.core.signals import emit
 from locus_tiered.layers import tracing
 from locus_tiered.layers.breaker import BreakerPolicy
+from locus_tiered.layers.legs import Legs
 from locus_tiered.layers.tracing import error_type
 from locus_tiered.layers.vocabulary import ATTRIBUTES, METRICS, SIGNALS
 from tests.tracing.kit import QUICK, FlakyBackend, Seen, saying, two_tiers
@@ -128,6 +129,13 @@ async def test_metrics_do_not_grow_with_threads_checkpoints_or_errors(monkeypatc
     assert await traffic(100, 250) == early
     for _, labels, _ in seen.points():
         assert not any("thread-" in str(value) for value in labels.values())
+
+
+def test_tiers_that_hide_in_foreign_checkpointers_come_to_an_end() -> None:
+    legs = Legs(two_tiers())
+    hidden = [legs.member(BoundedMemoryCheckpointer(name=f"hidden-{number}")) for number in range(200)]
+    assert len(set(hidden)) == 51
+    assert legs.member(BoundedMemoryCheckpointer(name="hidden-3")) is hidden[3]
 
 
 def test_the_types_of_errors_come_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:

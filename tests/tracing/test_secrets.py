@@ -26,7 +26,7 @@ from locus_tiered import (
     TieredCheckpointer,
     turn_span,
 )
-from locus_tiered.core.logs import logger_for
+from locus_tiered.layers.vocabulary import ATTRIBUTES
 from tests.integration.agents import agent_on, calls
 from tests.tracing.kit import QUICK, FlakyBackend, Seen, saying
 
@@ -83,7 +83,6 @@ async def test_no_secret_leaves_by_any_way(tmp_path: Path, caplog: pytest.LogCap
         on_outage="stale",
     )
     checkpointer = seen.traced(stack)
-    logger_for("locus_tiered.core.leaf")
     with caplog.at_level(logging.DEBUG, "locus_tiered"):
         async with run_context() as run:
             for number in range(6):
@@ -114,6 +113,10 @@ async def test_no_secret_leaves_by_any_way(tmp_path: Path, caplog: pytest.LogCap
     assert events
     assert outputs["logs"]
     assert "error.type" in outputs["spans"]
+    known = {attribute.name for attribute in ATTRIBUTES}
+    for span in seen.spans:
+        assert (span.attributes or {}).keys() <= known
+        assert all((event.attributes or {}).keys() <= known for event in span.events)
     for where, text in outputs.items():
         for secret in (SECRET, "db.internal", "admin:", "password", "welcome"):
             assert secret not in text, f"{secret!r} in the {where}"

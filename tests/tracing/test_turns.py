@@ -9,7 +9,7 @@ from locus.hooks.builtin.telemetry import TelemetryHook
 from opentelemetry import metrics, trace
 
 from locus_tiered import TracedCheckpointer, turn_span
-from tests.integration.agents import agent_on, calls
+from tests.integration.agents import agent_on, calls, settle
 from tests.tracing.kit import Seen, two_tiers
 
 LOAD = ["checkpoint.load", "  checkpoint.head [memory-2]"]
@@ -121,6 +121,20 @@ async def test_run_sync_while_a_loop_runs_loses_the_context_but_finds_the_turn(s
     turn, invocation = seen.trees()
     assert turn == text(["agent.turn"], *[indented(each, 1) for each in (LOAD, SAVE)])
     assert invocation.splitlines()[0] == "agent.invocation", "the SDK's own spans lose it: documented"
+
+
+async def test_a_turn_whose_consumer_leaves_early_still_saves_in_its_trace(
+    seen: Seen, caplog: pytest.LogCaptureFixture
+) -> None:
+    agent = agent_on(TracedCheckpointer(two_tiers()), *calls("a", "b"), "done")
+    async with turn_span(agent, "thread-1"):
+        async for event in agent.run("Look them up.", thread_id="thread-1"):
+            if event.event_type == "tool_complete":
+                break
+        await settle()  # the generator is closed by the loop, in a task of its own
+    assert len(seen.trees()) == 1
+    assert seen.named("checkpoint.save")
+    assert not caplog.records, "no context was detached where it was not attached"
 
 
 async def test_two_turns_of_one_thread_are_not_guessed_apart(seen: Seen) -> None:
