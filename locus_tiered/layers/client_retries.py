@@ -1,14 +1,13 @@
 """Clients that retry by themselves: attempts multiply, so whoever adds a retry layer is told, once.
 
-boto3 tries every request up to five times (its default, "legacy" mode): under
-``RetryingCheckpointer(attempts=3)`` one save on S3 is then up to 15 requests per object. redis-py retries when its
+boto3 tries every request three times (its "standard" mode; five times in the older "legacy" mode): under
+``RetryingCheckpointer(attempts=3)`` one save on S3 is then up to 9 requests per object. redis-py retries when its
 client is built so; the SDK's ``RedisBackend`` with redis-py 8 does not (observed: one connection per call), other
 versions are asked.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -23,15 +22,23 @@ logger = logger_for(__name__)
 _told: set[str] = set()
 
 
+_BY_MODE = {"legacy": 5, "standard": 3, "adaptive": 3}
+
+
 def _boto(backend: Any) -> str | None:
     client = backend._client_override
-    if client is not None:
-        retries = getattr(getattr(client, "meta", None), "config", None)
-        settings = getattr(retries, "retries", None) or {}
-        attempts = settings.get("total_max_attempts", 5)
-    else:
-        said = os.environ.get("AWS_MAX_ATTEMPTS", "")
-        attempts = int(said) if said.isdigit() else 5
+    try:
+        if client is not None:
+            settings = client.meta.config.retries or {}
+            mode, attempts = settings.get("mode", "legacy"), settings.get("total_max_attempts")
+        else:
+            from botocore.session import Session  # what boto3 will read: environment and AWS config file
+
+            session = Session()
+            mode, attempts = session.get_config_variable("retry_mode"), session.get_config_variable("max_attempts")
+        attempts = int(attempts) if attempts else _BY_MODE.get(mode or "legacy", 5)
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return None
     if attempts <= 1:
         return None
     return (

@@ -154,6 +154,9 @@ class RetryingCheckpointer(Layer):
     async def _tried(self, operation: Operation[R]) -> R:
         self.stats.calls += 1
         self.budget.note_call()
+        if not self._repeatable(operation):
+            # One attempt, however long it takes: the deadline is there to bound attempts and pauses.
+            return await self._once(operation)
         token = begin(self.deadline, self._clock)
         try:
             return await self._attempt(operation, 1)
@@ -163,6 +166,16 @@ class RetryingCheckpointer(Layer):
             return await self._again(operation, error)
         finally:
             end(token)
+
+    async def _once(self, operation: Operation[R]) -> R:
+        try:
+            return await self._attempt(operation, 1)
+        except Exception as error:
+            self._worth_it(operation, error)  # counts what no table knows
+            raise
+
+    def _repeatable(self, operation: Operation[Any]) -> bool:
+        return operation.repeatable or operation.name in self._repeat
 
     # -- deciding ------------------------------------------------------------------------------------
 
@@ -186,8 +199,7 @@ class RetryingCheckpointer(Layer):
         if kind is Kind.UNKNOWN:
             self.stats.unknown_errors += 1
             emit("retry.unknown_error", self.name, None, error=type(error.__cause__ or error).__name__)
-        repeatable = operation.repeatable or operation.name in self._repeat
-        return repeatable and kind in (Kind.TEMPORARY, Kind.THROTTLED)
+        return self._repeatable(operation) and kind in (Kind.TEMPORARY, Kind.THROTTLED)
 
     # -- trying again --------------------------------------------------------------------------------
 

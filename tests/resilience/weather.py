@@ -32,9 +32,10 @@ from locus.memory.checkpointer import BaseCheckpointer
 from locus_tiered.core.envelope import Envelope
 from locus_tiered.core.errors import BackendError
 from locus_tiered.core.ids import IdRule
-from locus_tiered.testing.fault_engine import Due
 from locus_tiered.testing.fault_script import Answer, Script
 from locus_tiered.testing.faults import Fault, FaultKind, FaultyCheckpointer, ReferenceCheckpointer
+
+__all__ = ["Declined", "Patient", "Stormy", "everything_ended"]
 
 T = TypeVar("T")
 
@@ -54,13 +55,17 @@ class _Weather(Script):
     def __init__(self, seed: int, answers: tuple[Answer, ...]) -> None:
         super().__init__((), seed, RATES)
         self.calm = 0
-        self._chance, self._answers = Random(f"late/{seed}"), answers
+        self._chance, self._late, self._answers = Random(f"late/{seed}"), LATE, answers
+
+    def clear(self) -> None:
+        super().clear()
+        self._late = 0.0
 
     def due(self, operation: str, threads: tuple[str, ...]) -> dict[FaultKind, Fault]:
         if self.calm:
             return {}
         due = super().due(operation, threads)
-        if operation in ("save", "delete") and self._chance.random() < LATE:
+        if operation in ("save", "delete") and self._chance.random() < self._late:
             answer = self._chance.choice(self._answers)
             due[FaultKind.LATE_APPLY] = Fault(
                 kind=FaultKind.LATE_APPLY, answer=answer, after=self._chance.randint(1, 8)
@@ -218,12 +223,11 @@ class Patient(BaseCheckpointer):
         return self.stack.deletes_single_checkpoints
 
 
-def everything_ended(*stores: Stormy) -> None:
-    """What must hold when an example is over and everything was closed."""
+async def everything_ended(*stores: Stormy) -> None:
+    """What must hold when an example is over, everything was closed, and what hung has been let go."""
+    for store in stores:
+        async with store.clearing():
+            pass
+        assert store.complaints == []
     left = {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
     assert not left, f"tasks left behind: {left}"
-    for store in stores:
-        assert store.complaints == []
-
-
-__all__ = ["LATE", "RATES", "Declined", "Due", "Patient", "Stormy", "everything_ended"]
