@@ -6,7 +6,8 @@ failing member alone for a while, and a *bulkhead* that turns calls away at once
 It promises: a caller waits no longer than the timeout; a call that was sent and timed out, or whose caller left, is
 **abandoned**, not killed: when it changes something it goes on in the background, keeps its place in the
 bulkhead, and the next change of its thread waits until it has ended, so a late write never lands on a newer
-one that this layer acknowledged (law 9). What still waited for its turn then is never sent. It does not retry.
+one that this layer acknowledged (law 9). A read is cancelled, and keeps its place until it has heard of that. What
+still waited for its turn then is never sent. It does not retry.
 
 A timeout says nothing about the outcome: the call may still take effect.
 """
@@ -14,7 +15,8 @@ A timeout says nothing about the outcome: the call may still take effect.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import sys
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -132,6 +134,13 @@ class GuardStats:
     """How often the breaker opened."""
 
 
+def _begin(call: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
+    """``call`` in a task of its own; one that never waits is done at once, where Python can (3.12)."""
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(call, eager_start=True)
+    return asyncio.get_running_loop().create_task(call)
+
+
 @dataclass(slots=True)
 class _Turn:
     """How far a change has come."""
@@ -175,6 +184,7 @@ class GuardedCheckpointer(Layer):
         self._clock = clock
         self._bulkheads = PerLoop(lambda: Bulkhead(max_concurrency, max_waiting))
         self._lanes = Lanes()
+        self._left: PerLoop[set[asyncio.Task[Any]]] = PerLoop(set)  # reads that were cancelled and have not ended
         warn_about_order(self)
 
     async def handle(self, operation: Operation[R]) -> R:
@@ -220,13 +230,30 @@ class GuardedCheckpointer(Layer):
     # -- the call ------------------------------------------------------------------------------------
 
     async def _read(self, operation: Operation[R]) -> R:
-        """The call in its place of the bulkhead."""
+        """The call in its place of the bulkhead, and in a task of its own.
+
+        Some clients wait for their server even to be cancelled (asyncpg does); whoever called us does not.
+        """
         bulkhead = self._bulkheads.get()
-        await bulkhead.enter()
+
+        async def read() -> R:
+            await bulkhead.enter()
+            try:
+                return await self.inner.handle(operation)
+            finally:
+                bulkhead.leave()
+
+        task = _begin(read())
+        if task.done():
+            return task.result()
         try:
-            return await self.inner.handle(operation)
-        finally:
-            bulkhead.leave()
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.cancel()
+            left = self._left.get()
+            left.add(task)
+            task.add_done_callback(left.discard)
+            raise
 
     async def _change(self, operation: Operation[R], turn: _Turn) -> R:
         """The call in its thread's lane, where it may outlive us, and in its place of the bulkhead."""
@@ -336,9 +363,13 @@ class GuardedCheckpointer(Layer):
 
     async def close(self) -> None:
         """Wait a little for abandoned calls, then close the member."""
-        left = await self._lanes.settle(_SETTLE_SECONDS)
-        if left:
-            logger.warning("%s: closed with %d calls still running", self._member, left)
+        reads, loop = self._left.get(), asyncio.get_running_loop()
+        deadline = loop.time() + _SETTLE_SECONDS
+        changes = await self._lanes.settle(_SETTLE_SECONDS)
+        if reads:
+            await asyncio.wait(set(reads), timeout=max(0.0, deadline - loop.time()))
+        if changes or reads:
+            logger.warning("%s: closed with %d calls still running", self._member, changes + len(reads))
         await super().close()
 
     def __repr__(self) -> str:

@@ -137,12 +137,13 @@ REDIS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "kind"), [(name, kind) for kind, names in REDIS.items() for name in sorted(names)])
+# Not every redis-py has every one of them; the test below asks the other way round.
+REDIS_HERE = [(name, kind) for kind, names in REDIS.items() for name in sorted(names) if hasattr(redis, name)]
+
+
+@pytest.mark.parametrize(("name", "kind"), REDIS_HERE)
 def test_errors_of_redis(name, kind):
-    error = getattr(redis, name, None)
-    if error is None:
-        pytest.skip(f"this redis-py has no {name}")
-    assert kind_of(error("said so")) is kind
+    assert kind_of(getattr(redis, name)("said so")) is kind
 
 
 def test_every_error_of_redis_is_known():

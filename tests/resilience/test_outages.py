@@ -71,12 +71,14 @@ OUTAGES = {
 }
 
 
-@pytest.mark.parametrize("outage", OUTAGES)
-@pytest.mark.parametrize("stack", ["retry", "retry, guard", "tiers, retry, guard"])
+STACKS = ["retry", "retry, guard", "tiers, retry, guard"]
+# Without a guard a hung call hangs, so there is nothing to count.
+CASES = [(outage, stack) for outage in OUTAGES for stack in STACKS if (outage, stack) != ("hung", "retry")]
+
+
+@pytest.mark.parametrize(("outage", "stack"), CASES)
 @virtual
 async def test_amplification_is_at_most_1_1_over_a_minute(outage: str, stack: str):
-    if outage == "hung" and stack == "retry":
-        pytest.skip("without a guard a hung call hangs")
     far = ReferenceCheckpointer()
     faulty = FaultyCheckpointer(far)
     home = retrying(faulty) if stack == "retry" else leg(faulty)
