@@ -234,7 +234,7 @@ class GuardedCheckpointer(Layer):
 
         Some clients wait for their server even to be cancelled (asyncpg does); whoever called us does not.
         """
-        bulkhead = self._bulkheads.get()
+        bulkhead, left = self._bulkheads.get(), self._left.get()
 
         async def read() -> R:
             await bulkhead.enter()
@@ -248,12 +248,11 @@ class GuardedCheckpointer(Layer):
             return task.result()
         try:
             return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            task.cancel()
-            left = self._left.get()
-            left.add(task)
-            task.add_done_callback(left.discard)
-            raise
+        finally:
+            if not task.done() and not task.get_loop().is_closed():
+                task.cancel()
+                left.add(task)
+                task.add_done_callback(left.discard)
 
     async def _change(self, operation: Operation[R], turn: _Turn) -> R:
         """The call in its thread's lane, where it may outlive us, and in its place of the bulkhead."""

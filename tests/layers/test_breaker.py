@@ -510,6 +510,7 @@ async def test_one_breaker_for_all_loops_and_a_probe_that_was_lost_with_its_loop
     await asyncio.sleep(5)
     probe = checkpointer.load("t")
     probe.send(None)  # under way
+    await a_moment()
     probe.close()  # what the end of a loop does to what nobody cancelled
     await a_moment()
     assert await checkpointer.load("t") is None

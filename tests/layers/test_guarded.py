@@ -254,6 +254,45 @@ async def test_nobody_waits_longer_than_the_timeout(name):
     assert inside(checkpointer) == (0, 0)
 
 
+class Deaf(ReferenceCheckpointer):
+    """A client that waits for its server even to be cancelled, as asyncpg does in a black hole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.healed = asyncio.Event()
+        self.ended = 0
+
+    async def load(self, thread_id: str, checkpoint_id: str | None = None) -> AgentState | None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await self.healed.wait()  # its farewell to the server
+            self.ended += 1
+        return None
+
+
+@virtual
+async def test_nobody_waits_for_a_client_that_waits_for_its_server_to_be_cancelled():
+    deaf = Deaf()
+    checkpointer = guarded(deaf, max_concurrency=2, max_waiting=0)
+    with pytest.raises(AttemptTimeout):
+        await checkpointer.load("t")
+    assert now() == 5.0
+    loading = asyncio.create_task(checkpointer.load("t"))
+    await asyncio.sleep(1)
+    loading.cancel()
+    assert isinstance(await outcome(loading), asyncio.CancelledError)
+    assert now() == 6.0
+    assert inside(checkpointer) == (2, 0)  # they keep their places until they have heard of it
+    assert isinstance(await outcome(checkpointer.exists("t")), Overloaded)
+    await checkpointer.close()
+    assert now() == 11.0
+    deaf.healed.set()
+    await a_moment()
+    assert inside(checkpointer) == (0, 0) and deaf.ended == 2
+    assert await checkpointer.exists("t") is False
+
+
 @virtual
 async def test_what_is_just_in_time_is_in_time():
     checkpointer = guarded(FaultyCheckpointer(script=[on("load").slow(4.999), on("save").slow(9.999)]))
@@ -435,7 +474,7 @@ async def test_context_variables_reach_the_member_also_from_an_abandoned_call():
 @virtual
 async def test_so_many_at_once_and_no_more():
     faulty = FaultyCheckpointer(script=[on(times=None).slow(1)])
-    checkpointer = guarded(faulty)
+    checkpointer = guarded(faulty, timeout=None)
     results = await asyncio.gather(
         *(checkpointer.save(state(n), f"t{n}", "one") for n in range(40)),
         *(checkpointer.load(f"u{n}") for n in range(40)),
@@ -519,6 +558,7 @@ async def test_an_abandoned_call_keeps_its_place():
     assert inside(checkpointer) == (2, 0)
     with pytest.raises(AttemptTimeout):
         await checkpointer.load("u")  # waits for a place
+    await a_moment()
     with pytest.raises(AttemptTimeout, match="waited for its turn longer than 10 s; nothing was sent"):
         await checkpointer.save(state(3), "u", "never")
     await a_moment()
