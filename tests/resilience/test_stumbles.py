@@ -22,7 +22,7 @@ from locus_tiered import BoundedMemoryCheckpointer, GuardedCheckpointer, Retryin
 from locus_tiered.core.errors import BackendError
 from locus_tiered.layers.breaker import BreakerPolicy
 from locus_tiered.testing.proxy import FaultProxy
-from locus_tiered.testing.services import postgres, valkey
+from locus_tiered.testing.services import postgres, seaweedfs, valkey
 from tests.laws.parts import latest, state
 
 SERVERS = ["valkey", "postgres", "s3"]
@@ -140,10 +140,10 @@ async def test_a_slow_server_is_waited_for_within_the_timeout(proxied):
 
 
 @pytest.mark.parametrize("how", ["pause", "kill"])
-@pytest.mark.parametrize("server", [valkey, postgres])
+@pytest.mark.parametrize("server", [valkey, postgres, seaweedfs])
 async def test_a_server_that_is_stopped_or_killed_and_comes_back(server, how):
     with server() as mine:
-        retry = leg(mine.checkpointer())
+        retry = leg(mine.backend() if server is seaweedfs else mine.checkpointer())
         async with closing(TieredCheckpointer(BoundedMemoryCheckpointer(), retry)) as checkpointer:
             first = await within(checkpointer.save(state(1), "t"))
             getattr(mine, how)()
