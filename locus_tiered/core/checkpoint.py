@@ -9,7 +9,6 @@ so, because the C code underneath holds it for as long as one call lasts.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections import deque
@@ -25,6 +24,7 @@ from pydantic_core import PydanticSerializationError, from_json, to_jsonable_pyt
 
 from locus_tiered.core.canonical import digest_of, digest_steps
 from locus_tiered.core.errors import UnserialisableState
+from locus_tiered.core.threads import in_thread
 
 __all__ = ["LARGE", "Body", "Checkpoint", "Entry", "in_pieces", "plain_metadata", "state_digest"]
 
@@ -219,7 +219,7 @@ class Body:
         """Freeze a caller's state. Raises :class:`UnserialisableState`; nothing else is touched."""
         if _looks_large(state):
             # The caller waits for the save, so the values stand still meanwhile.
-            return cls(await asyncio.to_thread(_in_slices, _encode_steps(state)))
+            return cls(await in_thread(_in_slices, _encode_steps(state)))
         return cls(_encode(state))
 
     @property
@@ -237,7 +237,7 @@ class Body:
     async def encode(self) -> bytes:
         """:attr:`encoded`, made off the event loop when the state is large."""
         if self._encoded is None and self._state is not None and _looks_large(self._state):
-            encoded = await asyncio.to_thread(_in_slices, _encode_steps(self._state))
+            encoded = await in_thread(_in_slices, _encode_steps(self._state))
             if self._encoded is None:  # else somebody was faster, and the state may be somebody's by now
                 self._encoded = encoded
         return self.encoded
@@ -260,7 +260,7 @@ class Body:
         if self._plain is not None:
             return self._plain.state()
         if len(encoded) > LARGE:
-            return await asyncio.to_thread(_decode_slowly, encoded)
+            return await in_thread(_decode_slowly, encoded)
         if self._taken and len(encoded) <= _HOT_BYTES:
             _keep_plain(self, encoded)
         self._taken = True
@@ -353,7 +353,7 @@ def _data_steps(state: AgentState) -> Iterator[dict[str, Any] | None]:
 async def in_pieces(steps: Iterator[T | None], state: AgentState) -> T:
     """The last thing that ``steps`` yields; worked out off the event loop when ``state`` is large."""
     if _looks_large(state):
-        return await asyncio.to_thread(_in_slices, steps)
+        return await in_thread(_in_slices, steps)
     return [step for step in steps if step is not None][-1]
 
 
@@ -368,7 +368,7 @@ async def state_digest(state: AgentState, leave_out: Collection[str] = ()) -> st
     def slowly() -> str:
         return _in_slices(digest_steps(_in_slices(_data_steps(state)), leave_out))
 
-    return await asyncio.to_thread(slowly)
+    return await in_thread(slowly)
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,9 +98,8 @@ _BY_NAME: Mapping[str, Mapping[str, Kind]] = {
         "UnsupportedClientFeatureError": Kind.PERMANENT,
         "UnsupportedServerFeatureError": Kind.PERMANENT,
         "InterfaceError": Kind.TEMPORARY,
-        "TargetServerAttributeNotMatched": Kind.TEMPORARY,  # no primary while one is being elected
-        "OutdatedSchemaCacheError": Kind.TEMPORARY,
-        "InternalClientError": Kind.PERMANENT,
+        # Also what a pooled connection says first after its server was restarted (observed), and "no primary".
+        "InternalClientError": Kind.TEMPORARY,
     },
     "httpx": {
         "UnsupportedProtocol": Kind.PERMANENT,

@@ -9,9 +9,10 @@ chose. So a thread of an agent is put in order from one list, without loading an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable, Iterable
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from threading import Lock
+from typing import Any, TypeVar
 
 from cachetools import LRUCache, TTLCache
 
@@ -22,7 +23,9 @@ from locus_tiered.core.stamp import is_stamp, looks_random
 
 __all__ = ["Ranking", "ReadEntry"]
 
-ReadEntry = Callable[[str], Awaitable[Entry | None]]
+T = TypeVar("T")
+
+ReadEntry = Callable[[str], Coroutine[Any, Any, Entry | None]]
 """Reads the envelope of the checkpoint kept under a name; ``None`` when there is no such checkpoint."""
 
 _AT_ONCE = 8  # envelopes read side by side
@@ -100,7 +103,7 @@ class Ranking:
                 placed.append((named, entry))
         for start in range(0, len(unread), _AT_ONCE):
             batch = unread[start : start + _AT_ONCE]
-            for named, read_entry in zip(batch, await asyncio.gather(*(read(n.name) for n in batch)), strict=True):
+            for named, read_entry in zip(batch, await _all_of([read(n.name) for n in batch]), strict=True):
                 if read_entry is not None:
                     placed.append((named, read_entry))
                     if not named.again:
@@ -141,6 +144,17 @@ class Ranking:
             if looks_random(named.id) and (thread, named.id) in self._known:
                 return Entry(named.id, self._known[thread, named.id])
         return None
+
+
+async def _all_of(reads: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of ``reads``, made side by side; when one fails, none goes on behind our back."""
+    tasks = [asyncio.ensure_future(read) for read in reads]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        raise
 
 
 def _once(entries: list[Entry]) -> list[Entry]:

@@ -136,9 +136,10 @@ class GuardStats:
 
 def _begin(call: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
     """``call`` in a task of its own; one that never waits is done at once, where Python can (3.12)."""
+    loop = asyncio.get_running_loop()
     if sys.version_info >= (3, 12):
-        return asyncio.Task(call, eager_start=True)
-    return asyncio.get_running_loop().create_task(call)
+        return asyncio.Task(call, loop=loop, eager_start=True)
+    return loop.create_task(call)
 
 
 @dataclass(slots=True)
@@ -201,8 +202,12 @@ class GuardedCheckpointer(Layer):
         era = self._admit(operation)
         turn = _Turn() if operation.changes else None
         try:
-            call = self._read(operation) if turn is None else self._change(operation, turn)
-            result = await (call if seconds is None else timed(call, seconds))
+            if turn is not None:
+                call = self._change(operation, turn)
+                result = await (call if seconds is None else timed(call, seconds))
+            else:
+                task = _begin(self._read(operation))
+                result = task.result() if task.done() else await self._answer(task, seconds)
         except TimeoutError as error:
             # The limit's own, or one that the member raised: that is as bad.
             self._against(operation, "a timeout", era)
@@ -230,29 +235,28 @@ class GuardedCheckpointer(Layer):
     # -- the call ------------------------------------------------------------------------------------
 
     async def _read(self, operation: Operation[R]) -> R:
-        """The call in its place of the bulkhead, and in a task of its own.
+        """The call in its place of the bulkhead."""
+        bulkhead = self._bulkheads.get()
+        await bulkhead.enter()
+        try:
+            return await self.inner.handle(operation)
+        finally:
+            bulkhead.leave()
+
+    async def _answer(self, read: asyncio.Task[R], seconds: float | None) -> R:
+        """Wait for a read no longer than allowed; then it is cancelled, and left behind.
 
         Some clients wait for their server even to be cancelled (asyncpg does); whoever called us does not.
         """
-        bulkhead, left = self._bulkheads.get(), self._left.get()
-
-        async def read() -> R:
-            await bulkhead.enter()
-            try:
-                return await self.inner.handle(operation)
-            finally:
-                bulkhead.leave()
-
-        task = _begin(read())
-        if task.done():
-            return task.result()
+        left = self._left.get()
         try:
-            return await asyncio.shield(task)
+            async with asyncio.timeout(seconds):
+                return await asyncio.shield(read)
         finally:
-            if not task.done() and not task.get_loop().is_closed():
-                task.cancel()
-                left.add(task)
-                task.add_done_callback(left.discard)
+            if not read.done() and not read.get_loop().is_closed():
+                read.cancel()
+                left.add(read)
+                read.add_done_callback(left.discard)
 
     async def _change(self, operation: Operation[R], turn: _Turn) -> R:
         """The call in its thread's lane, where it may outlive us, and in its place of the bulkhead."""

@@ -45,6 +45,7 @@ from locus_tiered.core.operations import (
     Vacuum,
 )
 from locus_tiered.core.signals import emit
+from locus_tiered.core.threads import threads
 from locus_tiered.core.units import parse_bytes, positive_seconds, show_bytes
 from locus_tiered.stores.base import Store, matching, row_of, same_value
 from locus_tiered.stores.filenames import UNSTAMPED, Named, quote_id
@@ -72,8 +73,9 @@ class DirectoryCheckpointer(Store):
         durability: ``"power"``: a save returns when it would survive a power cut. ``"process"``: when it
             would survive the process (faster; for a near tier of something durable).
 
-    Files are read and written on aiofiles' threads, never on the event loop. Errors of the file system are
-    :class:`BackendError`; a cancelled save goes on to its end, and the next one of its thread waits for it.
+    Files are read and written by aiofiles, on threads of this library's own, never on the event loop. Errors of the
+    file system are :class:`BackendError`; a cancelled save goes on to its end, and the next one of its thread waits
+    for it.
     """
 
     def __init__(
@@ -107,7 +109,7 @@ class DirectoryCheckpointer(Store):
 
     async def _on_disk(self, operation: str, thread_id: str | None, work: Callable[..., T], *args: Any) -> T:
         try:
-            result: T = await wrap(copy_context().run)(work, *args)
+            result: T = await wrap(copy_context().run)(work, *args, executor=threads())
             return result
         except OSError as error:
             about = "" if thread_id is None else f" of thread {shorten(thread_id)}"

@@ -182,8 +182,8 @@ ASYNCPG = [
     (pg.ClientConfigurationError("a DSN with a typo"), PERMANENT),
     (pg.UnsupportedClientFeatureError("never"), PERMANENT),
     (pg.UnsupportedServerFeatureError("never"), PERMANENT),
-    (pg.InternalClientError("never"), PERMANENT),
-    (pg.ProtocolError("never"), PERMANENT),
+    (pg.InternalClientError("cannot switch to state 15; another operation (2) is in progress"), TEMPORARY),
+    (pg.ProtocolError("said by a connection that had died"), TEMPORARY),
 ]
 
 

@@ -13,12 +13,16 @@ from email.utils import format_datetime
 from statistics import mean
 from typing import Any
 
+import boto3
 import httpx
 import pytest
+from botocore.config import Config
 from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 from locus.core.state import AgentState
+from locus.memory.backends import redis_checkpointer
+from locus.memory.backends.s3 import S3Backend
 
 from locus_tiered import (
     BoundedMemoryCheckpointer,
@@ -917,3 +921,49 @@ async def test_a_stack_reads_and_lists_its_layers():
     assert await checkpointer.handle(Load("t")) is None
     assert repr(leg(guarded(BoundedMemoryCheckpointer("1MiB")).inner)).startswith("RetryingCheckpointer(Guarded")
     assert logging.getLogger("locus_tiered.layers.retrying") is not None
+
+
+# -- clients that retry by themselves --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def untold(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """The log, as if nobody had been told yet; and no AWS configuration of whoever runs the tests."""
+    monkeypatch.setattr("locus_tiered.layers.client_retries._told", set())
+    for name in ("AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE", "AWS_CONFIG_FILE", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    return caplog
+
+
+def s3(**config: Any) -> S3Backend:
+    client = None
+    if config:
+        keys = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
+        client = boto3.session.Session().client("s3", endpoint_url="http://s3", config=Config(**config), **keys)
+    return S3Backend(bucket="b", _client=client)
+
+
+def test_that_boto3_retries_is_said_once(untold):
+    for _ in range(3):
+        RetryingCheckpointer(GuardedCheckpointer(s3()))
+    assert untold.text.count("boto3 tries each request") == 1
+    assert "S3Backend retries by itself" in untold.text and "AWS_MAX_ATTEMPTS=1" in untold.text
+
+
+@pytest.mark.parametrize("setting", ["AWS_MAX_ATTEMPTS", "total_max_attempts", "max_attempts"])
+def test_that_boto3_does_not_retry_needs_no_word(untold, monkeypatch, setting):
+    if setting == "AWS_MAX_ATTEMPTS":
+        monkeypatch.setenv(setting, "1")
+        backend = s3()
+    else:
+        backend = s3(retries={setting: 0 if setting == "max_attempts" else 1})
+    RetryingCheckpointer(backend)
+    assert untold.text == ""
+
+
+def test_clients_that_do_not_retry_are_not_accused(untold):
+    RetryingCheckpointer(redis_checkpointer("redis://localhost"))
+    RetryingCheckpointer(ReferenceCheckpointer())
+    GuardedCheckpointer(s3())  # without a retry of ours nothing is multiplied
+    assert untold.text == ""

@@ -90,7 +90,6 @@ async def test_amplification_is_at_most_1_1_over_a_minute(outage: str, stack: st
     assert sum(traffic.outcomes.values()) == RATE * SECONDS
     assert asked >= RATE * SECONDS / 2  # loads of one thread at once are one load in tiers
     assert sent <= 1.1 * asked, f"{sent} calls for {asked}"
-    print(f"\n{outage}, {stack}: {asked} asked for, {sent} sent, x{sent / asked:.3f}, {dict(traffic.outcomes)}")
     if stack != "retry" and outage != "none on outage":
         assert sent <= 0.1 * asked  # the breaker does most of it
 

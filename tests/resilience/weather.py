@@ -152,6 +152,11 @@ class Patient(BaseCheckpointer):
         except BackendError as error:
             self.seen[f"failed: {type(error).__name__}"] += 1
         async with self.stormy.clearing():
+            for _ in range(5):
+                try:
+                    return await call()
+                except BackendError:  # somebody else's call is the probe, or was on its way when the weather cleared
+                    await asyncio.sleep(61)
             return await call()
 
     async def what_became_of(self, thread: str, mark: int) -> str | None:
