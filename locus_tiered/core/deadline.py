@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from locus_tiered.core.clock import Clock
 
-__all__ = ["begin", "end", "remaining", "timed"]
+__all__ = ["begin", "end", "forget", "remaining", "timed"]
 
 T = TypeVar("T")
 
@@ -32,6 +32,11 @@ def end(token: Token[float | None]) -> None:
         _deadline.reset(token)
     except ValueError:
         pass  # the call was dropped with its loop, and is closed in a context that never had the deadline
+
+
+def forget() -> None:
+    """Have no deadline from here on: what runs in the background must not end with the call that caused it."""
+    _deadline.set(None)
 
 
 def remaining(clock: Clock) -> float | None:

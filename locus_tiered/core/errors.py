@@ -28,7 +28,7 @@ Payloads, connection strings and keys never appear in one: causes are named by t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 __all__ = [
     "AttemptTimeout",
@@ -77,7 +77,8 @@ class CapabilityMissing(LocusTieredError, NotImplementedError):
 class StackConfigError(LocusTieredError, ValueError):
     """A stack that cannot be built as written.
 
-    ``file``, ``line`` and ``path`` say where when the stack came from a file; ``hint`` says what to write.
+    ``file``, ``line``, ``column`` (from 1) and ``path`` say where when the stack came from a file; ``hint`` says what
+    to write. ``mistakes`` holds one error per mistake: several when a file has several, else just this one.
     """
 
     def __init__(
@@ -87,10 +88,13 @@ class StackConfigError(LocusTieredError, ValueError):
         hint: str | None = None,
         file: str | None = None,
         line: int | None = None,
+        column: int | None = None,
         path: str | None = None,
+        mistakes: Sequence[StackConfigError] = (),
     ) -> None:
-        self.hint, self.file, self.line, self.path = hint, file, line, path
-        where = ":".join(str(part) for part in (file, line) if part is not None)
+        self.hint, self.file, self.line, self.column, self.path = hint, file, line, column, path
+        self.mistakes: tuple[StackConfigError, ...] = tuple(mistakes) or (self,)
+        where = ":".join(str(part) for part in (file, line, column) if part is not None)
         prefix = ", ".join(part for part in (where, path) if part)
         text = f"{prefix}: {message}" if prefix else message
         super().__init__(f"{text} ({hint})" if hint else text)

@@ -14,7 +14,10 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-__all__ = ["ANY", "IdRule", "again_marker", "has_surrogates", "is_hashed", "marked_name", "plain_text"]
+__all__ = ["ANY", "RESERVED", "IdRule", "again_marker", "has_surrogates", "is_hashed", "marked_name", "plain_text"]
+
+RESERVED = "locus-tiered.reserved."
+"""Threads whose ids start so belong to the stack itself (tombstones): hidden from every listing."""
 
 MARK = "lt-"
 _SPELLED, _HASHED, _AGAIN = "lt-x-", "lt-h-", "lt-again-"

@@ -35,6 +35,7 @@ from locus.memory.checkpointer import BaseCheckpointer
 from locus_tiered.core.capabilities import SINGLE_DELETES, Explanation
 from locus_tiered.core.checkpoint import ITERATION_KEY
 from locus_tiered.core.errors import CapabilityMissing, InvalidArgument, StackConfigError, shorten
+from locus_tiered.core.ids import RESERVED
 from locus_tiered.core.operations import (
     OPERATIONS,
     CopyThread,
@@ -58,6 +59,8 @@ from locus_tiered.core.traits import ORDINARY, Traits
 if TYPE_CHECKING:
     from locus.core.state import AgentState
 
+    from locus_tiered.core.stamp import StampClock
+
 __all__ = ["DispatchingLayer", "Layer", "as_layer", "construction"]
 
 R = TypeVar("R")
@@ -68,6 +71,8 @@ MOST = 1_000_000_000
 
 def _id(value: object, what: str) -> str:
     if type(value) is str and value:
+        if value.startswith(RESERVED) and what.endswith("thread_id"):
+            raise InvalidArgument(f"{what} starts with {RESERVED!r}, which a stack keeps for itself; nothing was done")
         return value
     if not isinstance(value, str):
         raise InvalidArgument(f"{what} must be a string, not {type(value).__name__}; nothing was done")
@@ -170,6 +175,16 @@ class Layer(BaseCheckpointer):
         """Called by an ordering layer above, when it is made: leaves below keep one call per thread in flight."""
         for member in self.members():
             member.put_in_order()
+
+    def share_stamps(self, stamps: StampClock) -> None:
+        """Called by an ordering layer above, when it is made: a thread has one clock in a stack."""
+        if self._inner is not None:
+            self._inner.share_stamps(stamps)
+
+    @property
+    def saves_without_home(self) -> bool:
+        """Whether a save can be acknowledged while whoever holds the truth cannot be reached."""
+        return self._inner is not None and self._inner.saves_without_home
 
     async def freeze(self, operation: Save) -> Save:
         """Settle a save: encode the state, stamp it, fix its id. Only a layer that ``orders`` can."""

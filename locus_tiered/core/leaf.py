@@ -121,7 +121,8 @@ class Leaf(LeafRows):
         key = self._key(checkpoint.thread_id)
 
         async def save() -> str:
-            if not op.iteration or self._ranking.knows(key, checkpoint.id):
+            again = not op.iteration or self._ranking.knows(key, checkpoint.id)
+            if again and not self._ranking.stands(key, checkpoint.entry):
                 await self._mark_saved_again(checkpoint, thread, name)
             answer = await self._calls.make(
                 "save", checkpoint.thread_id, self.backend.save, state, thread, name, metadata

@@ -8,7 +8,7 @@ from locus.memory.checkpointer import BaseCheckpointer
 
 from locus_tiered.core.calls import Calls
 from locus_tiered.core.envelope import Envelope
-from locus_tiered.core.ids import is_hashed
+from locus_tiered.core.ids import RESERVED, is_hashed
 from locus_tiered.core.layer import DispatchingLayer
 from locus_tiered.core.operations import (
     GetMetadata,
@@ -67,12 +67,12 @@ class LeafRows(DispatchingLayer, base=True):
             names = await self._calls.make("list_threads", None, self._traits.thread_names)
         else:
             all_of_them = op.pattern != "*" or self._traits.keeps_empty_threads
-            limit = ALL if all_of_them else op.limit
+            limit = ALL if all_of_them or self._traits.prunes else op.limit + 1  # for the thread of our own
             names = await self._calls.make("list_threads", None, self.backend.list_threads, limit, empty=[])
         threads: list[str] = []
         for name in names:
             thread = await self._thread_behind(name) if is_hashed(name) else self._traits.thread_ids.decode(name)
-            if thread is None or not fnmatch.fnmatchcase(thread, op.pattern):
+            if thread is None or thread.startswith(RESERVED) or not fnmatch.fnmatchcase(thread, op.pattern):
                 continue
             if not self._traits.keeps_empty_threads or await self._list(thread, 1):
                 threads.append(thread)

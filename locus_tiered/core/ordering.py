@@ -13,12 +13,20 @@ from locus.memory.checkpointer import BaseCheckpointer
 
 from locus_tiered.core.checkpoint import Body, Checkpoint, Entry, plain_metadata
 from locus_tiered.core.clock import SYSTEM, Clock
+from locus_tiered.core.errors import BackendError
 from locus_tiered.core.flights import Flights
 from locus_tiered.core.layer import DispatchingLayer
 from locus_tiered.core.operations import Head, Save
 from locus_tiered.core.stamp import StampClock, is_stamp
 
-__all__ = ["OrderingLayer"]
+__all__ = ["OrderingLayer", "scoped_key"]
+
+
+def scoped_key(thread_id: str, tenant: str | None) -> str:
+    """A thread and its tenant (``None``: the usual one) as one key; no two pairs share one."""
+    if tenant is not None:
+        return f"\x1f{len(tenant)}\x1f{tenant}{thread_id}"
+    return f"\x1f0\x1f{thread_id}" if thread_id.startswith("\x1f") else thread_id
 
 
 class OrderingLayer(DispatchingLayer, base=True):
@@ -37,10 +45,7 @@ class OrderingLayer(DispatchingLayer, base=True):
 
     def _scoped(self, thread_id: str) -> str:
         """The thread's key in everything that this process keeps: tenants of one backend never meet in it."""
-        tenant = None if self._partition is None else self._partition(thread_id)
-        if tenant is not None:
-            return f"\x1f{len(tenant)}\x1f{tenant}{thread_id}"
-        return f"\x1f0\x1f{thread_id}" if thread_id.startswith("\x1f") else thread_id
+        return scoped_key(thread_id, None if self._partition is None else self._partition(thread_id))
 
     async def freeze(self, operation: Save) -> Save:
         if operation.checkpoint is not None:
@@ -74,7 +79,12 @@ class OrderingLayer(DispatchingLayer, base=True):
         return key
 
     async def _see(self, thread_id: str, key: str, again: bool) -> None:
-        head = await (self._look_below(thread_id) if again else self.handle(Head(thread_id)))
+        try:
+            head = await (self._look_below(thread_id) if again else self.handle(Head(thread_id)))
+        except BackendError:
+            if not self.saves_without_home:
+                raise
+            return  # the wall clock orders this save, until home can be looked at
         self._stamps.observe(key, None if head is None else head.stamp)
 
     async def _look_below(self, thread_id: str) -> Entry | None:

@@ -62,6 +62,11 @@ class Ranking:
         with self._lock:
             return (thread, checkpoint_id) in self._known
 
+    def stands(self, thread: Hashable, entry: Entry) -> bool:
+        """Whether this generated id is known with exactly this stamp: saving it so once more changes no order."""
+        with self._lock:
+            return entry.stamp is not None and self._known.get((thread, entry.id)) == entry.stamp
+
     def forget(self, thread: Hashable, checkpoint_id: str) -> None:
         """Note that a checkpoint was deleted."""
         with self._lock:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from locus_tiered.core.envelope import KEY, Envelope, user_metadata
-from locus_tiered.core.ids import IdRule, marked_name
+from locus_tiered.core.ids import RESERVED, IdRule, marked_name
 from locus_tiered.core.operations import Row
 from locus_tiered.core.traits import Traits
 
@@ -45,6 +45,8 @@ def _uniform(found: dict[str, Any], traits: Traits) -> Row | None:
         checkpoint = envelope.id if envelope else (IdRule.decode(checkpoint) or checkpoint)
         row["checkpoint_id"] = checkpoint
     row["thread_id"] = envelope.thread if envelope else (IdRule.decode(thread) or thread)
+    if row["thread_id"].startswith(RESERVED):
+        return None
     if isinstance(metadata, dict):
         row["metadata"] = user_metadata(metadata)
     if envelope:

@@ -63,6 +63,7 @@ def _file(backend: Any) -> Traits:
         one_at_a_time=True,
         one_loop_at_a_time=True,
         keeps_empty_threads=True,
+        home=f"directory {base.resolve()}",
         shown=("base_dir",),
     )
 
@@ -115,6 +116,7 @@ def _objects(backend: Any) -> Traits:
         bare_metadata=True,
         rows_in_order=False,
         own_latest=pointer,
+        home=f"bucket {backend.bucket}/{backend.prefix}" if hasattr(backend, "bucket") else None,
         shown=("bucket", "prefix"),
     )
 
@@ -142,6 +144,7 @@ def _pg(backend: Any) -> Traits:
         normalise=backend.prepare,
         digest_leaves_out=("messages",),  # retention and purge_messages() rewrite them
         partition=tenant,
+        home=f"tenant {backend._tenant}",
         scope=None if backend._tenant_of is None else scope,
         first_call_alone=True,
         one_loop_at_a_time=True,

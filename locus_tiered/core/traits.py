@@ -92,6 +92,9 @@ class Traits:
     """``get_metadata`` answers the caller's metadata itself, not a row that holds it."""
     deletes_at_most: int | None = None
     """Deleting a thread removes no more checkpoints than this."""
+    home: str | None = None
+    """Names the place where it keeps things, without any secret: what was meant for one is never sent to another."""
+
     shown: tuple[str, ...] = ()
     """Attributes that its ``repr`` may show (never a secret)."""
 

@@ -6,7 +6,7 @@ import re
 
 from locus_tiered.core.errors import StackConfigError, shorten
 
-__all__ = ["parse_bytes", "positive_seconds", "show_bytes"]
+__all__ = ["parse_bytes", "parse_seconds", "positive_seconds", "show_bytes"]
 
 _BYTES = {
     "": 1, "b": 1,
@@ -14,6 +14,13 @@ _BYTES = {
     "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
 }  # fmt: skip
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
+
+_SECONDS = {
+    "": 1.0, "ms": 0.001, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0,
+    "h": 3600.0, "d": 86_400.0, "w": 604_800.0,
+}  # fmt: skip
+_SPAN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)")
+_MOST_SECONDS = 100 * 366 * 86_400.0
 
 
 def parse_bytes(value: int | str, what: str) -> int:
@@ -54,3 +61,28 @@ def positive_seconds(value: float | None, what: str) -> float | None:
     if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
         raise StackConfigError(f"{what}={shorten(value)} must be a number of seconds above 0")
     return float(value)
+
+
+def parse_seconds(value: float | str, what: str) -> float:
+    """A number of seconds, 0 or more, from ``15``, ``"15s"``, ``"250ms"``, ``"10m"``, ``"1h30m"`` or ``"7d"``.
+
+    Raises :class:`StackConfigError` for anything else, naming ``what`` it was for.
+    """
+    hint = 'write seconds, or like "15s", "10m", "1h30m"'
+    if isinstance(value, str):
+        seconds, place, text = 0.0, 0, value.rstrip()
+        while match := _SPAN.match(text, place) if place < len(text) <= 40 else None:
+            factor = _SECONDS.get(match[2].lower())
+            # A number without a unit is seconds, but only where it stands alone.
+            if factor is None or (not match[2] and match[0] != text):
+                break
+            seconds, place = seconds + float(match[1]) * factor, match.end()
+        if not text or place != len(text):
+            raise StackConfigError(f"{what}={shorten(value)} is not a duration", hint=hint)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value) if abs(value) <= _MOST_SECONDS else float("inf")
+    else:
+        raise StackConfigError(f"{what}={shorten(value)} is not a duration", hint=hint)
+    if not 0 <= seconds <= _MOST_SECONDS:
+        raise StackConfigError(f"{what}={shorten(value)} must be between 0 and a hundred years", hint=hint)
+    return seconds

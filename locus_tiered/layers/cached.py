@@ -109,6 +109,7 @@ class CachedCheckpointer(OrderingLayer):
         self._lanes = Lanes()
         self._flights: Flights[Checkpoint | None] = Flights()
         self.put_in_order()
+        self.inner.share_stamps(self._stamps)
         limit = positive_seconds(near_timeout, "near_timeout")
         self._near = NearTier(self.near, self.name, self.stats, self._views, self._lanes, self._truth, limit)
         # What expires or is pruned at home must not live on in a copy that is asked for by its id.
@@ -288,6 +289,7 @@ class CachedCheckpointer(OrderingLayer):
         if head is None:
             raise error
         self._say_stale(thread_id, error)
+        self._stamps.observe(key, head.stamp)
         return head
 
     def _say_stale(self, thread_id: str, error: Exception) -> None:

@@ -22,6 +22,15 @@ _WRONG = {
     "tier could answer; guard each backend, inside the tiers",
     ("GuardedCheckpointer", "TieredCheckpointer"): "one slow tier then makes the breaker refuse all tiers; guard each "
     "backend, inside the tiers",
+    ("RetryingCheckpointer", "WriteBehindCheckpointer"): "a retry around the journal repeats what the journal has kept "
+    "already, and what is sent in the background is not retried; put the retry inside WriteBehindCheckpointer",
+    ("GuardedCheckpointer", "WriteBehindCheckpointer"): "its breaker would hear of the journal instead of the far store, "
+    "and cut off saves that wait for room; put the guard inside WriteBehindCheckpointer",
+    ("WriteBehindCheckpointer", "CachedCheckpointer"): "what is pending would answer before the near tier, from the "
+    "disk; put the cache around WriteBehindCheckpointer",
+    ("WriteBehindCheckpointer", "TieredCheckpointer"): "what is pending would answer before the near tiers, from the "
+    'disk; give the home tier write="behind" instead',
+    ("WriteBehindCheckpointer", "WriteBehindCheckpointer"): "every save would be journaled twice; keep one",
     (
         "GuardedCheckpointer",
         "GuardedCheckpointer",

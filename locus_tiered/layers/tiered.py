@@ -7,6 +7,7 @@ All promises are those of ``cached.py``; what this class adds is names, checks a
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -32,13 +33,15 @@ from locus_tiered.core.operations import (
     Vacuum,
 )
 from locus_tiered.layers.cached import CachedCheckpointer, CacheStats, Latest, OnOutage, check_latest
+from locus_tiered.layers.write_behind import WriteBehindCheckpointer
+from locus_tiered.layers.write_behind_options import Ack, check_ack
 from locus_tiered.stores.base import Store
 from locus_tiered.stores.directory import DirectoryCheckpointer
+from locus_tiered.stores.journal import check_journal_path
 
 __all__ = ["Tier", "TieredCheckpointer"]
 
 Write = Literal["through", "behind"]
-Ack = Literal["far", "turn", "journal"]
 
 _SHORT = {
     "BoundedMemoryCheckpointer": "memory",
@@ -75,8 +78,10 @@ class Tier:
     Args:
         checkpointer: Any checkpointer.
         name: What errors, spans and ``explain()`` call it; by default ``s3``, ``directory``...
-        write: ``"through"``: a save is acknowledged when home has it. ``"behind"`` needs a journal.
-        ack: What acknowledges a save of a tier that is written behind.
+        write: ``"through"``: a save is acknowledged when home has it. ``"behind"``: a local journal stands in front
+            of this tier, which must be home, and the stack needs ``journal=``.
+        ack: What acknowledges a save of a tier that is written behind, as
+            :class:`~locus_tiered.layers.write_behind.WriteBehindCheckpointer` has it; there ``"turn"`` by default.
     """
 
     def __init__(
@@ -85,7 +90,7 @@ class Tier:
         *,
         name: str | None = None,
         write: Write = "through",
-        ack: Ack = "far",
+        ack: Ack | None = None,
     ) -> None:
         if isinstance(checkpointer, Tier):
             raise StackConfigError("a Tier inside a Tier", hint="write Tier(checkpointer, ...) once")
@@ -94,24 +99,23 @@ class Tier:
         if name is not None and (not isinstance(name, str) or not name):
             raise StackConfigError(f"Tier name={shorten(name)} is not a name", hint="pass a non-empty string")
         if write not in ("through", "behind"):
-            raise StackConfigError(f"Tier write={shorten(write)}", hint='write "through"')
-        if ack not in ("far", "turn", "journal"):
-            raise StackConfigError(f"Tier ack={shorten(ack)}", hint='write "far"')
-        if write == "behind":
-            raise StackConfigError(
-                'write="behind" needs WriteBehindCheckpointer, which this version does not have',
-                hint='write "through"',
-            )
-        if ack != "far":
-            raise StackConfigError(f'ack={ack!r} is for write="behind"', hint="leave it out")
+            raise StackConfigError(f"Tier write={shorten(write)}", hint='write "through" or "behind"')
+        usual: Ack = "turn" if write == "behind" else "far"
+        check_ack(usual if ack is None else ack)
+        if write == "through" and ack not in (None, "far"):
+            raise StackConfigError(f'ack={ack!r} is for write="behind"', hint='add write="behind", or leave ack= out')
         self.checkpointer = checkpointer
         self.name = name
         self.write: Write = write
-        self.ack: Ack = ack
+        self.ack: Ack = usual if ack is None else ack
 
     def __repr__(self) -> str:
         layer = as_layer(self.checkpointer, "Tier")  # whose repr shows no secret
-        return repr(layer) if self.name is None else construction(self, layer, name=self.name)
+        if self.name is None and self.write == "through":
+            return repr(layer)
+        behind = self.write == "behind"
+        write, ack = ("behind" if behind else None), (self.ack if behind and self.ack != "turn" else None)
+        return construction(self, layer, name=self.name, write=write, ack=ack)
 
 
 class _Nowhere(Store):
@@ -158,7 +162,8 @@ class TieredCheckpointer(CachedCheckpointer):
         tiers: Checkpointers, or :class:`Tier` around one to say more about it.
         latest: How the newest checkpoint is read; see :class:`CachedCheckpointer`.
         on_outage: What happens when home cannot be reached; see there.
-        journal: The directory of the write-behind journal; only for a tier with ``write="behind"``.
+        journal: The directory of the write-behind journal, for a home with ``write="behind"``. For other bounds than
+            the usual ones, put a ``WriteBehindCheckpointer`` around home instead.
         name: What errors, spans and ``explain()`` call this stack.
         near_timeout: Seconds that a call on a near tier may take; see :class:`CachedCheckpointer`.
 
@@ -176,7 +181,7 @@ class TieredCheckpointer(CachedCheckpointer):
         *tiers: BaseCheckpointer | Tier,
         latest: Latest = "validate",
         on_outage: OnOutage = "raise",
-        journal: Any = None,
+        journal: str | os.PathLike[str] | None = None,
         name: str = "stack",
         near_timeout: float | None = 5.0,
         clock: Clock = SYSTEM,
@@ -185,9 +190,24 @@ class TieredCheckpointer(CachedCheckpointer):
         self.tiers: tuple[Tier, ...] = tuple(tier if isinstance(tier, Tier) else Tier(tier) for tier in tiers)
         if not self.tiers:
             raise StackConfigError("a stack needs at least one tier", hint="list them nearest first, home last")
-        if journal is not None:
+        behind = [tier for tier in self.tiers if tier.write == "behind"]
+        if behind and behind != [self.tiers[-1]]:
+            raise StackConfigError('write="behind" is for home, the last tier', hint="leave it out for the others")
+        if behind and journal is None:
+            raise StackConfigError('a tier with write="behind" needs a journal', hint='add journal="./journal"')
+        if journal is not None and not behind:
             raise StackConfigError('journal= is for a tier with write="behind"', hint="leave it out")
+        self.journal = None if journal is None else check_journal_path(journal)
         layers = _named_layers(self.tiers)
+        if self.journal is not None:
+            layers[-1] = WriteBehindCheckpointer(
+                layers[-1],
+                journal=self.journal,
+                ack=self.tiers[-1].ack,
+                exclusive=latest == "exclusive",
+                name=layers[-1].name,
+                clock=clock,
+            )
         self.home = layers[-1]
         near = layers[:-1] or [_Nowhere(name="nowhere")]
         # Staleness must not add up: only the outermost tier counts seconds.
@@ -221,6 +241,7 @@ class TieredCheckpointer(CachedCheckpointer):
         return construction(
             self,
             *self.tiers,
+            journal=None if self.journal is None else str(self.journal),
             latest=None if self.latest == "validate" else self.latest,
             on_outage=None if self.on_outage == "raise" else self.on_outage,
             name=None if self.name == "stack" else self.name,

@@ -11,6 +11,7 @@ from typing import Any
 
 from locus_tiered.core.capabilities import SINGLE_DELETES, Explanation, Verdict
 from locus_tiered.core.checkpoint import Checkpoint, Entry
+from locus_tiered.core.ids import RESERVED
 from locus_tiered.core.operations import (
     CopyThread,
     Exists,
@@ -44,7 +45,7 @@ def matching(threads: Iterable[str], pattern: str, limit: int) -> list[str]:
     """The first ``limit`` of ``threads`` that a shell-style pattern matches."""
     found = []
     for thread in threads:
-        if pattern == "*" or fnmatch.fnmatchcase(thread, pattern):
+        if not thread.startswith(RESERVED) and (pattern == "*" or fnmatch.fnmatchcase(thread, pattern)):
             found.append(thread)
             if len(found) == limit:
                 break

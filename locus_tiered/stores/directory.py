@@ -29,6 +29,7 @@ from locus_tiered.core.errors import (
     StackConfigError,
     shorten,
 )
+from locus_tiered.core.ids import RESERVED
 from locus_tiered.core.lanes import Lanes
 from locus_tiered.core.layer import construction
 from locus_tiered.core.logs import logger_for
@@ -305,7 +306,9 @@ class DirectoryCheckpointer(Store):
             except Damaged:
                 continue  # a load of it reports it
             saved_at, expired = self._files.saved_at(folder, named), self._is_expired(folder, named)
-            if header is not None and not expired and wanted(header):
+            if header is None or expired or header.thread_id.startswith(RESERVED):
+                continue
+            if wanted(header):
                 rows.append(row_of(header, saved_at))
         return rows
 

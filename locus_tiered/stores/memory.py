@@ -23,6 +23,7 @@ from cachetools import Cache, LRUCache
 from locus_tiered.core.checkpoint import Body, Checkpoint, Entry
 from locus_tiered.core.clock import SYSTEM, Clock
 from locus_tiered.core.errors import CheckpointTooLarge, StackConfigError, shorten
+from locus_tiered.core.ids import RESERVED
 from locus_tiered.core.layer import construction
 from locus_tiered.core.operations import (
     Delete,
@@ -230,6 +231,7 @@ class BoundedMemoryCheckpointer(Store):
         with self._lock:
             kept = [self._peek(key) for key in self._cache]
             found = [each for each in kept if not self._expired(each) and wanted(each)]
+            found = [each for each in found if not each.checkpoint.thread_id.startswith(RESERVED)]
         found.sort(key=lambda each: (each.checkpoint.stamp or "", each.saved_at), reverse=True)
         return [row_of(each.checkpoint, each.saved_at) for each in found[:limit]]
 

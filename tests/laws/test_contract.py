@@ -11,7 +11,9 @@ from locus_tiered import (
     DirectoryCheckpointer,
     GuardedCheckpointer,
     RetryingCheckpointer,
+    Tier,
     TieredCheckpointer,
+    WriteBehindCheckpointer,
 )
 from locus_tiered.testing.contract import CheckpointerContract as Contract
 from locus_tiered.testing.faults import ReferenceCheckpointer
@@ -51,6 +53,28 @@ class TestCached(CheckpointerContract):
     @pytest.fixture
     def checkpointer(self):
         return CachedCheckpointer(ReferenceCheckpointer())
+
+
+class TestWriteBehind(CheckpointerContract):
+    @pytest.fixture
+    def checkpointer(self, tmp_path):
+        return WriteBehindCheckpointer(ReferenceCheckpointer(), journal=tmp_path)
+
+
+class TestWriteBehindAcknowledgedByTheJournal(CheckpointerContract):
+    @pytest.fixture
+    def checkpointer(self, tmp_path):
+        return WriteBehindCheckpointer(ReferenceCheckpointer(), journal=tmp_path, ack="journal")
+
+    def reopen(self, checkpointer):
+        return WriteBehindCheckpointer(checkpointer.inner, journal=checkpointer.journal, ack="journal")
+
+
+class TestTiersBehindAJournal(CheckpointerContract):
+    @pytest.fixture
+    def checkpointer(self, tmp_path):
+        home = Tier(MemoryCheckpointer(), write="behind")
+        return TieredCheckpointer(BoundedMemoryCheckpointer(), home, journal=tmp_path)
 
 
 class TestRetryingOverGuarded(CheckpointerContract):

@@ -21,7 +21,9 @@ from locus_tiered import (
     DirectoryCheckpointer,
     GuardedCheckpointer,
     RetryingCheckpointer,
+    Tier,
     TieredCheckpointer,
+    WriteBehindCheckpointer,
 )
 from locus_tiered.testing.faults import FaultyCheckpointer, ReferenceCheckpointer, on
 from locus_tiered.testing.machine import Pair, checkpointer_machine, run_machine
@@ -43,8 +45,12 @@ def tied() -> FaultyCheckpointer:
     return FaultyCheckpointer(script=[on("save", times=None).tie()])
 
 
-def three_tiers(home: BaseCheckpointer, **options: Any) -> TieredCheckpointer:
+def three_tiers(home: BaseCheckpointer | Tier, **options: Any) -> TieredCheckpointer:
     return TieredCheckpointer(BoundedMemoryCheckpointer(), directory(fresh()), home, **options)
+
+
+def behind(home: BaseCheckpointer, **options: Any) -> WriteBehindCheckpointer:
+    return WriteBehindCheckpointer(home, journal=fresh(), **options)
 
 
 def two_processes_on_a_directory() -> Pair:
@@ -72,7 +78,25 @@ SUBJECTS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "cached by a file": (lambda: CachedCheckpointer(ReferenceCheckpointer(), near=FileCheckpointer(fresh())), {}),
     "retrying": (lambda: RetryingCheckpointer(ReferenceCheckpointer()), {}),
     "guarded": (lambda: GuardedCheckpointer(ReferenceCheckpointer()), {}),
+    "write-behind, turn": (lambda: behind(ReferenceCheckpointer()), {"loops": "abandoned"}),
+    "write-behind, journal": (lambda: behind(ReferenceCheckpointer(), ack="journal"), {"loops": "abandoned"}),
+    "write-behind, journal, exclusive": (
+        lambda: behind(ReferenceCheckpointer(), ack="journal", exclusive=True),
+        {},
+    ),
+    "write-behind, far": (lambda: behind(ReferenceCheckpointer(), ack="far"), {}),
+    "write-behind, hasty": (lambda: behind(ReferenceCheckpointer(), ack="journal", linger=0), {}),
     # whole stacks
+    "memory, directory, home with ties behind a journal": (
+        lambda: three_tiers(Tier(tied(), write="behind"), journal=fresh()),
+        {"loops": "abandoned"},
+    ),
+    "memory, directory, sdk memory behind a journal, exclusive": (
+        lambda: three_tiers(
+            Tier(MemoryCheckpointer(), write="behind", ack="journal"), journal=fresh(), latest="exclusive"
+        ),
+        {},
+    ),
     "memory, directory, home with ties": (lambda: three_tiers(tied()), {"loops": "abandoned"}),
     "memory, directory, file": (lambda: three_tiers(FileCheckpointer(fresh())), {"loops": "abandoned"}),
     "memory, directory, sdk memory, exclusive": (

@@ -1,0 +1,87 @@
+"""Tombstones: that a thread, or a checkpoint, was deleted, told to whoever replays old writes.
+
+A process that crashed left writes in its journal. Before they are sent, possibly days later, somebody must know
+what was deleted meanwhile by others (law 4). So a delete leaves a tombstone in the far store itself, in a thread that
+belongs to the stack (``core/ids.py``: ``RESERVED``) and is hidden from every listing: one small checkpoint, whose
+stamp is the moment of the delete. A write that is older than that stays buried.
+
+Tombstones are kept for :data:`KEPT_DAYS`; older writes of a former process are not replayed at all, but put among the
+dead letters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from locus.core.state import AgentState
+
+from locus_tiered.core.checkpoint import Body, Checkpoint
+from locus_tiered.core.clock import Clock
+from locus_tiered.core.ids import RESERVED
+from locus_tiered.core.layer import MOST, Layer
+from locus_tiered.core.operations import Delete, Exists, ListCheckpoints, Load, Save
+from locus_tiered.core.stamp import stamp_seconds
+
+__all__ = ["KEPT_DAYS", "Tombstones"]
+
+KEPT_DAYS = 14
+"""Days that a tombstone is kept; a former process's write counts for half as long."""
+
+_THREAD = f"{RESERVED}tombstones"
+_DAY = 86_400.0
+
+
+def _name(thread_id: str, checkpoint_id: str | None) -> str:
+    digest = hashlib.blake2b(digest_size=20, person=b"locus-tiered")
+    for part in (thread_id, checkpoint_id):
+        raw = b"" if part is None else part.encode("utf-8", "surrogatepass")
+        digest.update((b"-" if part is None else b"%d:" % len(raw)) + raw)
+    return f"gone-{digest.hexdigest()}"
+
+
+class Tombstones:
+    """The tombstones in one far store."""
+
+    def __init__(self, inner: Layer, clock: Clock) -> None:
+        self._inner, self._clock = inner, clock
+        # A backend that prunes would keep only the last few of one thread.
+        self._apart = inner.traits.prunes
+        self._tidied_at: float | None = None
+
+    def _place(self, name: str) -> str:
+        return f"{_THREAD}.{name}" if self._apart else _THREAD
+
+    async def lay(self, thread_id: str, checkpoint_id: str | None, stamp: str) -> None:
+        """Note that the thread (or one checkpoint of it) was deleted at ``stamp``."""
+        name = _name(thread_id, checkpoint_id)
+        body = await Body.of(AgentState(metadata={"tombstone": stamp}))
+        checkpoint = Checkpoint(self._place(name), name, stamp, {}, body)
+        await self._inner.handle(Save(checkpoint.thread_id, None, name, None, checkpoint))
+        await self._tidy()
+
+    async def among(self, asked: Iterable[tuple[str, str | None]]) -> dict[tuple[str, str | None], str]:
+        """The stamps of the tombstones that there are for these threads and checkpoints."""
+        wanted = {_name(*each): each for each in asked}
+        if self._apart:
+            there = [name for name in wanted if await self._inner.handle(Exists(self._place(name), name))]
+        else:
+            listed = await self._inner.handle(ListCheckpoints(_THREAD, MOST))
+            there = [entry.id for entry in listed if entry.id in wanted]
+        found = {}
+        for name in there:
+            tombstone = await self._inner.handle(Load(self._place(name), name))
+            if tombstone is not None and tombstone.stamp is not None:
+                found[wanted[name]] = tombstone.stamp
+        return found
+
+    async def _tidy(self) -> None:
+        """Once a day, remove those that nobody needs any more."""
+        now = self._clock.monotonic()
+        if self._apart or (self._tidied_at is not None and now - self._tidied_at < _DAY):
+            return
+        self._tidied_at = now
+        before = self._clock.wall() - KEPT_DAYS * _DAY
+        for entry in await self._inner.handle(ListCheckpoints(_THREAD, MOST, ordered=True)):
+            if entry.stamp is not None and stamp_seconds(entry.stamp) < before:
+                await self._inner.handle(Delete(_THREAD, entry.id))
