@@ -37,6 +37,8 @@ from locus.memory.backends.s3 import S3Backend
 from locus.memory.checkpointer import BaseCheckpointer
 from locus.memory.retention import RetainedCheckpointer
 
+from docs.cli_page import SCHEMAS, cli
+from docs.configuration_page import configuration, stack_schema
 from docs.observability_page import observability
 from locus_tiered import BoundedMemoryCheckpointer, DirectoryCheckpointer, Leaf, TieredCheckpointer, Traits
 from locus_tiered.core import classification, errors
@@ -457,10 +459,14 @@ def sdk_conformance() -> str:
 
 PAGES: Mapping[str, Callable[[], str]] = {
     "capabilities.md": capabilities,
+    "configuration.md": configuration,
+    "cli.md": lambda: cli(GENERATED),
     "laws-tests.md": law_tests,
     "observability.md": observability,
     "retried-errors.md": retried_errors,
     "sdk-conformance.md": sdk_conformance,
+    "stack.schema.json": stack_schema,
+    **SCHEMAS,
 }
 NEED_SERVERS = frozenset({"sdk-conformance.md"})
 

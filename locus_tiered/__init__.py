@@ -2,10 +2,10 @@
 
 ``TieredCheckpointer`` makes ``memory -> directory -> object store`` act as one; ``CachedCheckpointer`` puts a
 cache in front of any checkpointer; ``BoundedMemoryCheckpointer`` and ``DirectoryCheckpointer`` are stores of its
-own; ``load_stack`` builds any of it from a YAML file; ``Layer`` and ``Operation`` are for writing a layer of one's own. Everything is a ``BaseCheckpointer``, so
-everything goes into ``Agent(checkpointer=...)`` and everything goes inside everything else. Inside, ``core``
-defines operations, order and the seam; ``stores`` and ``layers`` build on it; ``testing`` is the kit by which a
-checkpointer proves that it keeps the contract.
+own; ``load_stack`` builds a whole stack from a YAML file; ``Layer`` and ``Operation`` are for writing a layer of one's
+own. Everything is a ``BaseCheckpointer``, so everything goes into ``Agent(checkpointer=...)`` and everything goes
+inside everything else. Inside, ``core`` defines operations, order and the seam; ``stores`` and ``layers`` build on it,
+and ``config`` on those; ``testing`` is the kit by which a checkpointer proves that it keeps the contract.
 """
 
 from locus_tiered.config import load_stack, register_tier_type
@@ -15,6 +15,7 @@ from locus_tiered.core.operations import Operation
 from locus_tiered.core.traits import Traits
 from locus_tiered.layers.cached import CachedCheckpointer
 from locus_tiered.layers.guarded import GuardedCheckpointer
+from locus_tiered.layers.replicated import ReplicatedCheckpointer
 from locus_tiered.layers.retrying import RetryingCheckpointer
 from locus_tiered.layers.tiered import Tier, TieredCheckpointer
 from locus_tiered.layers.traced import TracedCheckpointer
@@ -31,6 +32,7 @@ __all__ = [
     "Layer",
     "Leaf",
     "Operation",
+    "ReplicatedCheckpointer",
     "RetryingCheckpointer",
     "Tier",
     "TieredCheckpointer",

@@ -8,13 +8,24 @@ from typing import Any, Literal
 
 __all__ = ["Budget", "Figure", "Unit", "show"]
 
-Unit = Literal["us", "ms", "MiB"]
+Unit = Literal["us", "ms", "MiB", "requests"]
+
+_PART = 0.2  # ratios below it are shown as 1/n
 
 
 def show(value: float, unit: Unit) -> str:
-    """A measured value in three digits, with its unit."""
+    """A measured value in three digits, with its unit; requests are counted, and need none."""
+    if unit == "requests":
+        return f"{value:g}"
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
     return f"{value:.{digits}f} {unit}"
+
+
+def _times(ratio: float) -> str:
+    """A ratio, as a part of one where it is small."""
+    if ratio >= _PART:
+        return f"{ratio:.2f} x"
+    return f"1/{1 / ratio:.{1 if ratio > 0.1 else 0}f}" if ratio > 0 else "0 x"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +78,7 @@ class Figure:
             return f"{'+' if self.difference >= 0 else ''}{show(self.difference, self.unit)}"
         if self.ratio is None:
             return ""
-        return f"{self.ratio:.2f} x" if self.ratio >= 0.1 else f"1/{1 / self.ratio:.0f}" if self.ratio > 0 else "0 x"
+        return _times(self.ratio)
 
     def allowance(self) -> str:
         """The budget as the table shows it."""
@@ -75,11 +86,11 @@ class Figure:
             case None:
                 return ""
             case Budget("ratio", most):
-                return f"{most:g} x"
+                return f"1/{1 / most:g}" if most < _PART else f"{most:g} x"
             case Budget("difference", most):
                 return f"+{most:g} {self.unit}"
             case Budget(_, most):
-                return f"{most:g} {self.unit}"
+                return f"{most:g}" if self.unit == "requests" else f"{most:g} {self.unit}"
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON values."""

@@ -9,7 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from locus_tiered.bench.figures import Figure
-from locus_tiered.bench.rows import directory_load, event_loop, layer_cost, memory_growth, tracing, warm_load
+from locus_tiered.bench.rows import (
+    directory_load,
+    event_loop,
+    far_away,
+    journal,
+    layer_cost,
+    memory_growth,
+    recovery,
+    stalls_behind,
+    tracing,
+    turns,
+    warm_load,
+)
 
 __all__ = ["ROWS", "Row", "Settings", "measure"]
 
@@ -36,11 +48,16 @@ class Row:
 
 
 ROWS: tuple[Row, ...] = (
+    Row("turn", "One turn, 10 tool calls, S3", turns.measure),
+    Row("late", "Same turn, answers 20 ms late", far_away.measure),
+    Row("journal", "Journal, saves of 6 KB", journal.measure),
+    Row("recovery", "10,000 pending saves of 60 KB", recovery.measure),
     Row("warm", "Load, 100 messages, in memory", warm_load.measure),
     Row("directory", "Load the latest, long thread", directory_load.measure),
     Row("layer", "One pass-through layer", layer_cost.measure),
     Row("traced", "One traced layer", tracing.measure),
     Row("loop", "Loop stalls, 1 MB states, p99", event_loop.measure),
+    Row("behind", "Same, written behind", stalls_behind.measure),
     Row("memory", "Process growth, 10 KB saves", memory_growth.measure),
 )
 

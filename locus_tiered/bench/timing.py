@@ -51,10 +51,12 @@ async def interleave(
     rounds: int,
     calls: int,
     clock: Callable[[], float] = time.perf_counter,
+    between: Call | None = None,
 ) -> Rounds:
     """Time ``rounds`` batches of ``calls`` awaited calls of every contender, in turns.
 
     ``clock=time.process_time`` counts only what this process computes: for calls that wait for nothing.
+    ``between`` is called before every batch, and not timed.
     """
     for call in contenders.values():
         for _ in range(max(1, calls // 10)):
@@ -62,6 +64,8 @@ async def interleave(
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for name in turns(list(contenders), rounds):
         call = contenders[name]
+        if between is not None:
+            await between()
         gc.collect()
         began = clock()
         for _ in range(calls):

@@ -139,6 +139,7 @@ class ThreadsAnswer(Answer):
 
     total: int = Field(description="threads that match, also those that are not shown")
     threads: list[ThreadRow]
+    pending: int = Field(default=0, description="rows in journals, which are not among these yet")
 
 
 class Listed(Part):
@@ -163,6 +164,7 @@ class LsAnswer(Answer):
     total: int
     places: list[str]
     checkpoints: list[Listed] = Field(description="newest first")
+    pending: int = Field(default=0, description="rows in journals, of any thread, which are not among these yet")
 
 
 class ShowAnswer(Answer):
@@ -227,6 +229,7 @@ class Journal(Part):
     oldest_age: float | None = None
     dead_letters: int = 0
     last_error: str | None = None
+    others: int = Field(default=0, description="rows in journals of processes that live, which send them themselves")
 
 
 class StatsAnswer(Answer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+from collections import Counter
 from typing import Annotated, Any
 
 import typer
@@ -61,6 +62,7 @@ def diff(
         if after is not None and (tiers is not None or other is not None):
             raise Failure("two ids cannot be compared in two places at once", Exit.USAGE, hint="give one id")
         reader = session.reader(stack, allow_import=allow_import)
+        sides: list[tuple[Reader, Entry | None]]
         if tiers is None and other is None:
             entries = [await reader.find(thread, before), await reader.find(thread, after)]
             sides = [(reader, entry) for entry in entries]
@@ -137,7 +139,7 @@ async def _state(reader: Reader, thread: str, entry: Entry | None) -> AgentState
 
 
 async def _sets(readers: list[Reader], thread: str) -> tuple[list[str], list[str], list[str]]:
-    one, two = ({entry.id: entry.stamp for entry in await reader.entries(thread)} for reader in readers)
+    one, two = [{entry.id: entry.stamp for entry in await reader.entries(thread)} for reader in readers]
     both = [name for name in one if name in two]
     return (
         [name for name in one if name not in two],
@@ -174,9 +176,17 @@ def _show(console: Console, answer: DiffAnswer, states: list[AgentState], full: 
             lines = message_lines(message, full=full).plain.split("\n")
             style = "red" if mark == "-" else "green"
             console.print(Text("\n".join(f"{mark} {line}" for line in lines), style))
+    within: Counter[str] = Counter()
     for change in answer.changes:
-        if not change.path.startswith("messages["):
-            console.print(Text(f"{clean(change.path)}: {_value(change.before, full)} -> {_value(change.after, full)}"))
+        field = change.path.partition("[")[0]
+        if field == "messages" and "[" in change.path:
+            continue
+        if not full and "[" in change.path:
+            within[field] += 1
+            continue
+        console.print(Text(f"{clean(change.path)}: {_value(change.before, full)} -> {_value(change.after, full)}"))
+    for field, count in within.items():
+        console.print(Text(f"{clean(field)}: {count} values within (--full)", "dim"))
     if answer.same:
         console.print("No difference.")
     show_unreachable(console, answer.unreachable)

@@ -55,6 +55,8 @@ async def examine(reader: Reader, thread: str, *, bodies: bool) -> Examination:
         await reader.entries(thread)  # raises what is to be said
     entries = listed[truth[0].name] if len(truth) == 1 else in_order(e for place in truth for e in listed[place.name])
     result = Examination(thread, entries)
+    if bodies:
+        entries = result.entries = in_order([*entries, *await _put_aside(reader, result, truth, listed)])
     wanted = {entry.id: entry for entry in entries}
     for place in reader.up(places):
         if place.name in listed:
@@ -62,11 +64,30 @@ async def examine(reader: Reader, thread: str, *, bodies: bool) -> Examination:
     return result
 
 
+async def _put_aside(
+    reader: Reader, result: Examination, truth: list[Place], listed: dict[str, list[Entry]]
+) -> list[Entry]:
+    """What home found damaged before and lists no more, and a near tier still has."""
+    known = {entry.id for entry in result.entries}
+    near = {entry.id: entry for entries in listed.values() for entry in entries if entry.id not in known}
+    lost = []
+    for entry in near.values():
+        for place in truth:
+            try:
+                await ask(place, Load(result.thread, entry.id), reader.timeout)
+            except CorruptCheckpoint as error:
+                result.add("damaged", place, entry.id, one_line(str(error), 200))
+                lost.append(entry)
+            except BackendError as error:
+                reader.failed(place, error)
+    return lost
+
+
 async def _one_place(
     reader: Reader, result: Examination, place: Place, listed: list[Entry], wanted: dict[str, Entry], bodies: bool
 ) -> None:
     there = {entry.id: entry for entry in listed}
-    if place.role != "near":
+    if place.role == "replica":
         for entry in result.entries:
             if entry.id not in there:
                 result.add("missing", place, entry.id, "another replica has it")
@@ -80,7 +101,7 @@ async def _one_place(
             result.good.setdefault(entry.id, []).append(place)
         if bodies:
             loaded = await _body(reader, result, place, entry)
-            if loaded is not None and truth is not None and loaded.stamp == truth.stamp:
+            if loaded is not None and truth is not None and loaded.stamp is not None and loaded.stamp == truth.stamp:
                 result.good.setdefault(entry.id, []).append(place)
     if place.role != "near" and result.entries and there.get(result.entries[0].id) is not None:
         await _own_latest(reader, result, place)
@@ -89,7 +110,7 @@ async def _one_place(
 async def _body(reader: Reader, result: Examination, place: Place, entry: Entry) -> Checkpoint | None:
     result.checked[place.name] = result.checked.get(place.name, 0) + 1
     try:
-        found = await load_from(place, result.thread, entry, reader.timeout)
+        found = await ask(place, Load(result.thread, entry.id), reader.timeout)
     except CorruptCheckpoint as error:
         result.add("damaged", place, entry.id, one_line(str(error), 200))
         return None
@@ -125,5 +146,5 @@ async def _own_latest(reader: Reader, result: Examination, place: Place) -> None
     except BackendError as error:
         reader.failed(place, error)
         return
-    what = "nothing" if latest is None else f"checkpoint {latest.id}"
+    what = "nothing" if latest is None else f"checkpoint {latest.id or 'of another save'}"
     result.add("latest", place, head.id, f"readers without the stack are given {what} instead of this one")

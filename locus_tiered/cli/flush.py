@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
-from typing import Annotated, Any
+import asyncio
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from locus_tiered.cli.answers import FlushAnswer, Journal
+from locus_tiered.cli.answers import FlushAnswer
 from locus_tiered.cli.exits import Exit, Failure
-from locus_tiered.cli.opening import Opened, journals
+from locus_tiered.cli.journals import after_flush, on_disk
+from locus_tiered.cli.opening import journals
 from locus_tiered.cli.options import AllowImport, Debug, Json, Stack
 from locus_tiered.cli.session import Done, Session, run
-from locus_tiered.cli.text import clean, one_line, show_age, show_size
+from locus_tiered.cli.text import clean, show_age, show_size
 from locus_tiered.cli.working import plain_table
+from locus_tiered.core.errors import BackendError, JournalError, LocusTieredError, QuorumError
 
-__all__ = ["flush", "pending_of"]
+__all__ = ["flush"]
 
 
 def flush(
@@ -26,6 +27,9 @@ def flush(
     thread: Annotated[
         str | None, typer.Option("--thread", "-t", metavar="THREAD", help="Only what is pending of this thread.")
     ] = None,
+    dead_letters: Annotated[
+        bool, typer.Option("--retry-dead-letters", help="Also try again what the far store never took.")
+    ] = False,
     timeout: Annotated[
         float, typer.Option("--timeout", min=0.1, metavar="SECONDS", help="How long to try in all.")
     ] = 300.0,
@@ -40,8 +44,6 @@ def flush(
     """
 
     async def work(session: Session) -> Done:
-        import asyncio
-
         opened = session.open(stack, allow_import=allow_import)
         layers = journals(opened.layer)
         if not layers:
@@ -50,75 +52,45 @@ def flush(
                 Exit.INCAPABLE,
                 hint="only a tier with write: behind has one",
             )
-        before = await pending_of(opened)
+        before = on_disk(opened)
+        failure: LocusTieredError | None = None
+        session.interrupted_at = lambda: "What was not sent stays in the journal; run it again to go on."
         try:
-            async with asyncio.timeout(timeout):
-                for layer in layers:
-                    await layer.flush(thread)
+            with session.progress("sending", sum(journal.rows for journal in before)):
+                async with asyncio.timeout(timeout):
+                    for layer in layers:
+                        if dead_letters:
+                            await layer.retry_dead_letters()
+                        await layer.flush(thread)
         except TimeoutError:
-            session.say(f"not all was sent within {timeout:g} s; run it again to go on")
-        after = await pending_of(opened)
+            session.say(f"Not all was sent within {timeout:g} s; run it again to go on.")
+        except (BackendError, JournalError, QuorumError) as error:
+            failure = error
+            session.say(str(error))
+        after = after_flush(opened)
         answer = FlushAnswer(stack=opened.name, before=before, after=after)
-        left = any(journal.rows or journal.dead_letters for journal in after)
-        return Done(
-            answer, Exit.FOUND if left and thread is None else Exit.FINE, lambda console: _show(console, answer)
-        )
+        left = any(journal.rows for journal in after) and thread is None
+        code = Exit.FOUND if left or any(journal.dead_letters for journal in after) else Exit.FINE
+        return Done(answer, code if failure is None else Exit.UNREACHABLE, lambda console: _show(console, answer))
 
     run(Session("flush", json=json, timeout=timeout), work, debug=debug)
 
 
-async def pending_of(opened: Opened) -> list[Journal]:
-    """What each journal of a stack holds. Opening one takes over the journals of dead processes."""
-    found = []
-    for layer in journals(opened.layer):
-        said = layer.pending()
-        if inspect.isawaitable(said):
-            said = await said
-        found.append(_journal(layer.name, said))
-    return found
-
-
-def _journal(name: str, said: Any) -> Journal:
-    def value(*names: str) -> Any:
-        for each in names:
-            if isinstance(said, Mapping):
-                if each in said:
-                    return said[each]
-            elif hasattr(said, each):
-                return getattr(said, each)
-        return None
-
-    error = value("last_error")
-    return Journal(
-        name=name,
-        rows=value("rows") or 0,
-        bytes=value("bytes") or 0,
-        oldest_age=value("oldest_age", "oldest"),
-        dead_letters=value("dead_letters", "dead") or 0,
-        last_error=None if error is None else one_line(str(error), 300),
-    )
-
-
 def _show(console: Console, answer: FlushAnswer) -> None:
-    table = plain_table(
-        "journal", ("before", "right"), ("now", "right"), ("bytes", "right"), ("oldest", "right"), ("dead", "right")
-    )
+    table = plain_table("journal", ("before", "right"), ("now", "right"), ("bytes", "right"), ("oldest", "right"))
     for before, after in zip(answer.before, answer.after, strict=True):
         oldest = "-" if after.oldest_age is None else show_age(after.oldest_age)
-        dead = Text(str(after.dead_letters), "bold red" if after.dead_letters else "")
-        rows = (f"{before.rows:,} rows", f"{after.rows:,} rows", show_size(after.bytes), oldest)
-        table.add_row(Text(clean(after.name)), *rows, dead)
+        cells = (f"{before.rows:,} rows", f"{after.rows:,} rows", show_size(after.bytes), oldest)
+        table.add_row(Text(clean(after.name)), *cells)
     console.print(table)
     for after in answer.after:
-        if after.last_error is not None and after.rows:
-            console.print(Text(f"{clean(after.name)}: {clean(after.last_error)}", "red"))
+        name = clean(after.name)
+        if after.last_error is not None:
+            console.print(Text(f"{name}: the far store does not take them: {clean(after.last_error)}", "red"))
+        if after.others:
+            console.print(f"{name}: {after.others:,} more rows are those of processes that live: they send them.")
         if after.dead_letters:
-            console.print(
-                Text(
-                    f"{clean(after.name)}: {after.dead_letters} rows can never be applied as they are. They stay "
-                    "readable in the journal; nothing was dropped.",
-                    "bold red",
-                )
-            )
-    if not any(after.rows for after in answer.after):
+            told = f"{name}: {after.dead_letters:,} dead letters, which the far store never took. They stay readable;"
+            console.print(Text(f"{told} --retry-dead-letters tries them again.", "bold red"))
+    if not any(after.rows or after.dead_letters for after in answer.after):
         console.print(Text("Everything is in the far store.", "green"))

@@ -11,12 +11,13 @@ from rich.text import Text
 
 from locus_tiered.cli.answers import Listed, LsAnswer
 from locus_tiered.cli.exits import Exit, Failure
+from locus_tiered.cli.journals import pending_note, rows_pending
 from locus_tiered.cli.opening import Place
 from locus_tiered.cli.options import AllowImport, Debug, Json, Stack, Thread, Timeout
 from locus_tiered.cli.reading import Reader, entries_of
 from locus_tiered.cli.session import Done, Session, run
 from locus_tiered.cli.states import is_iteration_save, saved_at, size_of, state_of, waits_for
-from locus_tiered.cli.text import clean, show_age, show_size, show_time
+from locus_tiered.cli.text import clean, count, show_age, show_size, show_time
 from locus_tiered.cli.working import plain_table, show_unreachable, with_unreachable
 from locus_tiered.core.checkpoint import Entry
 from locus_tiered.core.errors import BackendError, CorruptCheckpoint, shorten
@@ -46,10 +47,13 @@ def ls(
     """
 
     async def work(session: Session) -> Done:
-        reader = session.reader(stack, allow_import=allow_import)
+        opened = session.open(stack, allow_import=allow_import)
+        reader = Reader(opened, timeout=timeout)
+        pending = rows_pending(opened)
         entries = await reader.entries(thread)
         if not entries:
-            raise Failure(f"thread {shorten(thread)} has no checkpoint in {reader.name}", Exit.FOUND)
+            told = f"thread {shorten(thread)} has no checkpoint in {reader.name}"
+            raise Failure(told, Exit.FOUND, hint=pending_note(pending) or None)
         places = [place for place in reader.places if not place.private or place.role != "near"]
         seen = await seen_in(reader, places, thread)
         rows = []
@@ -71,6 +75,7 @@ def ls(
             total=len(entries),
             places=list(seen),
             checkpoints=rows,
+            pending=pending,
             unreachable=reader.unreachable,
         )
         code = with_unreachable(Exit.FINE, reader.unreachable)
@@ -137,6 +142,9 @@ def _show(console: Console, answer: LsAnswer, long: bool) -> None:
     head = answer.checkpoints[0]
     saved = "" if head.saved_at is None else f", the newest of {show_time(head.saved_at)}"
     more = answer.total - len(answer.checkpoints)
-    noun = "checkpoint" if answer.total == 1 else "checkpoints"
-    console.print(f"{answer.total:,} {noun}{saved}" + (f"; {more:,} not shown (--limit)" if more > 0 else ""))
+    console.print(
+        f"{count(answer.total, 'checkpoint')}{saved}" + (f"; {more:,} not shown (--limit)" if more > 0 else "")
+    )
+    if answer.pending:
+        console.print(Text(pending_note(answer.pending), "yellow"))
     show_unreachable(console, answer.unreachable)

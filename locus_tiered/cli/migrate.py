@@ -19,7 +19,7 @@ from locus_tiered.cli.opening import Place, store_of
 from locus_tiered.cli.options import AllowImport, Debug, Jobs, Json, Pattern, Threads, Timeout, Yes
 from locus_tiered.cli.reading import Reader
 from locus_tiered.cli.session import Done, Session, run
-from locus_tiered.cli.text import clean, show_size
+from locus_tiered.cli.text import clean, count, show_size
 from locus_tiered.cli.working import chosen, each, plain_table, show_unreachable, with_unreachable
 from locus_tiered.core.leaf import Leaf
 
@@ -56,16 +56,14 @@ def migrate(
     """
 
     async def work(session: Session) -> Done:
-        left, right = (
-            session.open(source, allow_import=allow_import),
-            session.open(destination, allow_import=allow_import),
-        )
+        left = session.open(source, allow_import=allow_import)
+        right = session.open(destination, allow_import=allow_import)
         readers = [Reader(each_, timeout=timeout) for each_ in (left, right)]
         _check_apart(source, destination, *readers)
         path = state or default_path(source, destination)
         threads = await chosen(readers[0], thread, pattern)
         if not dry_run:
-            session.confirm(f"Copy {len(threads):,} threads from {left.name} to {right.name}?")
+            session.confirm(f"Copy {count(len(threads), 'thread')} from {left.name} to {right.name}?")
         kept = StateFile(path, source, destination) if not dry_run or path.exists() else None
         migration = Migration(readers[0], readers[1], right, None if dry_run else kept, mirror)
         session.interrupted_at = lambda: (
@@ -128,17 +126,17 @@ def _show(console: Console, answer: MigrateAnswer) -> None:
             table.add_row(Text(clean(thread)), Text(clean(why), "red"))
         console.print(table)
     if answer.dry_run:
-        console.print(f"{answer.threads:,} threads: {answer.copied:,} checkpoints would be copied.")
+        console.print(f"{count(answer.threads, 'thread')}: {count(answer.copied, 'checkpoint')} would be copied.")
     else:
         console.print(
-            f"{answer.threads:,} threads: {answer.copied:,} checkpoints ({show_size(answer.bytes)}) copied, "
-            f"{answer.verified:,} read back and equal, {answer.already:,} threads were up to date."
+            f"{count(answer.threads, 'thread')}: {count(answer.copied, 'checkpoint')} "
+            f"({show_size(answer.bytes)}) copied, "
+            f"{answer.verified:,} read back and equal; {count(answer.already, 'thread')} already up to date."
         )
     if answer.removed:
         did = "would be removed" if answer.dry_run else "removed"
         console.print(f"{answer.removed:,} copies {did} that the source has deleted since.")
     if answer.state_file is not None and not answer.problems:
-        console.print(
-            Text(f"Run it again to copy what changes; {clean(answer.state_file)} knows what was done.", "dim")
-        )
+        told = f"Run it again to copy what changes; {clean(answer.state_file)} knows what was done."
+        console.print(Text(told, "dim"), soft_wrap=True)
     show_unreachable(console, answer.unreachable)

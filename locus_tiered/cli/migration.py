@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from locus.core.state import AgentState
 
 from locus_tiered.cli.migration_state import Copied, StateFile
-from locus_tiered.cli.opening import Opened, Place
+from locus_tiered.cli.opening import Opened, Place, writes_behind
 from locus_tiered.cli.reading import Reader, ask, load_from
 from locus_tiered.cli.states import digest, size_of, state_of
 from locus_tiered.core.checkpoint import Checkpoint, Entry
@@ -36,12 +36,11 @@ def far_layer(layer: Layer) -> Layer:
     from locus_tiered.layers.cached import CachedCheckpointer
 
     while True:
-        below = [
-            each for each in layer.walk() if isinstance(each, CachedCheckpointer) or hasattr(type(each), "pending")
-        ]
-        if not below:
+        walked = layer.walk()
+        above = next((each for each in walked if isinstance(each, CachedCheckpointer) or writes_behind(each)), None)
+        if above is None:
             return layer
-        layer = below[0].inner
+        layer = above.inner
 
 
 @dataclass

@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from locus_tiered.cli.exits import Exit, Failure
+from locus_tiered.cli.plain import Plain
 from locus_tiered.cli.text import redact
 from locus_tiered.core.errors import StackConfigError
 from locus_tiered.core.layer import Layer, as_layer
 from locus_tiered.core.leaf import Leaf
+from locus_tiered.stores.directory import DirectoryCheckpointer
+from locus_tiered.stores.filenames import Named
+from locus_tiered.stores.files import Files
 
-__all__ = ["Opened", "Place", "journals", "open_stack", "places_of", "store_of"]
+__all__ = ["Opened", "Place", "journals", "open_stack", "places_of", "store_of", "writes_behind"]
 
 Role = Literal["near", "home", "replica"]
 
@@ -60,7 +64,27 @@ def open_stack(spec: str, *, allow_import: bool = False) -> Opened:
     from locus_tiered.layers.order import StackOrderWarning
 
     said = tuple(str(each.message) for each in caught if issubclass(each.category, StackOrderWarning))
-    return Opened(redact(spec), as_layer(checkpointer, redact(spec)), said)
+    layer = as_layer(checkpointer, redact(spec))  # says so when it is none
+    if isinstance(layer, Leaf):
+        layer = Plain(layer.backend)
+    _keep_hands_off(layer)
+    return Opened(redact(spec), layer, said)
+
+
+class _Untouched(Files):
+    """A directory's files, where looking neither moves a damaged one aside nor notes that one was used."""
+
+    def quarantine(self, thread_id: str, named: Named) -> Path:
+        return self._folder(thread_id) / named.file
+
+    def touch(self, thread_id: str, named: Named) -> None:
+        """Nothing."""
+
+
+def _keep_hands_off(layer: Layer) -> None:
+    for each in layer.walk():
+        if isinstance(each, DirectoryCheckpointer):
+            each._files = _Untouched(each.path, each.durability == "power")
 
 
 def _open(spec: str, allow_import: bool) -> Any:
@@ -150,11 +174,11 @@ def places_of(layer: Layer, role: Role = "home") -> list[Place]:
 
 def _parts(layer: Layer) -> bool:
     """Whether the layer holds more than its leg: several members, or a journal."""
-    return len(layer.members()) > 1 or hasattr(type(layer), "pending")
+    return len(layer.members()) > 1 or writes_behind(layer)
 
 
 def _name(layer: Layer) -> str:
-    from locus_tiered.layers.tiered import short_name
+    from locus_tiered.layers.names import short_name
 
     for each in layer.walk():
         plain = each.backend if isinstance(each, Leaf) else each
@@ -180,3 +204,8 @@ def journals(layer: Layer) -> list[Any]:
     except ModuleNotFoundError:
         return []
     return [each for each in layer.walk() if isinstance(each, WriteBehindCheckpointer)]
+
+
+def writes_behind(layer: Layer) -> bool:
+    """Whether the layer keeps a journal."""
+    return any(each is layer for each in journals(layer))

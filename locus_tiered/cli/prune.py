@@ -14,11 +14,11 @@ from rich.text import Text
 from locus_tiered.cli.answers import PruneAnswer, Pruned
 from locus_tiered.cli.exits import Exit, Failure
 from locus_tiered.cli.opening import Opened, Place, journals
-from locus_tiered.cli.options import AllowImport, Debug, Jobs, Json, Most, Pattern, Stack, Threads, Timeout, Yes
+from locus_tiered.cli.options import AllowImport, Debug, Jobs, Json, Pattern, Stack, Threads, Timeout, Yes
 from locus_tiered.cli.reading import Reader, ask
 from locus_tiered.cli.session import Done, Session, run
 from locus_tiered.cli.states import saved_at, size_of, state_of, waits_for
-from locus_tiered.cli.text import clean, parse_age, show_age, show_size
+from locus_tiered.cli.text import clean, count, parse_age, show_age, show_size
 from locus_tiered.cli.working import chosen, each, plain_table, show_unreachable, with_unreachable
 from locus_tiered.core.capabilities import SINGLE_DELETES
 from locus_tiered.core.checkpoint import Entry
@@ -55,7 +55,12 @@ def prune(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show exactly what would go.")] = False,
     yes: Yes = False,
-    most: Most = 100,
+    most: Annotated[
+        int | None,
+        typer.Option(
+            "--most", min=0, metavar="N", help="List at most so many; all are counted. [100; --dry-run: 10000]"
+        ),
+    ] = None,
     jobs: Jobs = 4,
     timeout: Timeout = 30.0,
     allow_import: AllowImport = False,
@@ -77,7 +82,8 @@ def prune(
         target = _target(reader, opened, tier)
         threads = await chosen(reader, thread, pattern)
         rules = _Rules(keep_last or 1, None if age is None else time.time() - age, answered)
-        plan = _Tally(reader, rules, most)
+        listed = most if most is not None else 10_000 if dry_run else 100
+        plan = _Tally(reader, rules, listed)
         with session.progress("looking", len(threads)) as bar:
             await each(threads, plan.look, jobs=jobs, bar=bar)
         tally = plan
@@ -85,8 +91,10 @@ def prune(
             if not json:
                 _list(session.err, plan.listed, plan.pruned)
             of = f" from tier {tier}" if tier else ""
-            session.confirm(f"Delete {plan.pruned:,} checkpoints ({show_size(plan.bytes)}) of {opened.name}{of}?")
-            tally = _Tally(reader, rules, most, target)
+            session.confirm(
+                f"Delete {count(plan.pruned, 'checkpoint')} ({show_size(plan.bytes)}) of {opened.name}{of}?"
+            )
+            tally = _Tally(reader, rules, listed, target)
             session.interrupted_at = lambda: f"{tally.pruned:,} checkpoints were deleted; run it again to go on."
             with session.progress("deleting", len(threads)) as bar:
                 await each(threads, tally.look, jobs=jobs, bar=bar)
@@ -198,7 +206,7 @@ class _Tally:
             waiting=self.waiting,
             pruned=self.pruned,
             bytes=self.bytes,
-            checkpoints=self.listed,
+            checkpoints=sorted(self.listed, key=lambda row: (row.thread, row.saved_at or 0.0)),
             cut=self.pruned - len(self.listed),
             unreachable=self.reader.unreachable,
         )
@@ -207,7 +215,7 @@ class _Tally:
 def _list(console: Console, listed: list[Pruned], total: int) -> None:
     table = plain_table("thread", "checkpoint", ("age", "right"), ("size", "right"))
     now = time.time()
-    for row in listed:
+    for row in sorted(listed, key=lambda row: (row.thread, row.saved_at or 0.0)):
         age = "?" if row.saved_at is None else show_age(now - row.saved_at)
         table.add_row(Text(clean(row.thread)), Text(clean(row.checkpoint)), age, show_size(row.size))
     if listed:
@@ -222,8 +230,8 @@ def _show(console: Console, answer: PruneAnswer) -> None:
     did = "would be deleted" if answer.dry_run else "deleted"
     of = f" from tier {clean(answer.tier)}" if answer.tier else ""
     console.print(
-        f"{answer.pruned:,} checkpoints ({show_size(answer.bytes)}) {did}{of}, {answer.kept:,} kept, "
-        f"in {answer.threads:,} threads."
+        f"{count(answer.pruned, 'checkpoint')} ({show_size(answer.bytes)}) {did}{of}, {answer.kept:,} kept, "
+        f"in {count(answer.threads, 'thread')}."
     )
     if answer.waiting:
         console.print(f"{answer.waiting:,} of those kept are paused turns that wait for an answer or a result.")

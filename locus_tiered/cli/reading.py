@@ -19,6 +19,7 @@ from locus_tiered.core.errors import AttemptTimeout, BackendError, CapabilityMis
 from locus_tiered.core.ids import RESERVED
 from locus_tiered.core.layer import MOST
 from locus_tiered.core.operations import ListCheckpoints, ListThreads, Load, Operation
+from locus_tiered.core.stamp import is_stamp
 from locus_tiered.core.traits import Traits
 
 __all__ = ["Reader", "ask", "entries_of", "hung", "in_order", "load_from", "threads_of"]
@@ -61,9 +62,14 @@ async def entries_of(place: Place, thread: str, timeout: float) -> list[Entry]:
 
 
 async def load_from(place: Place, thread: str, entry: Entry, timeout: float) -> Checkpoint | None:
-    """One checkpoint from one place; :class:`CorruptCheckpoint` when it is damaged there."""
+    """One checkpoint from one place; :class:`CorruptCheckpoint` when it is damaged there.
+
+    One without an envelope whose id is a stamp (it was copied out of a stack) is ordered by its id, as it is listed.
+    """
     found = await ask(place, Load(thread, entry.id), timeout)
-    return found if found is None or found.id else found.moved(id=entry.id)
+    if found is not None and found.stamp is None:
+        return found.moved(id=entry.id, stamp=entry.id if is_stamp(entry.id) else None)
+    return found
 
 
 async def threads_of(place: Place, pattern: str, timeout: float) -> list[str]:

@@ -15,7 +15,7 @@ from locus_tiered.cli.opening import Place
 from locus_tiered.cli.options import AllowImport, Debug, Jobs, Json, Pattern, Stack, Threads, Timeout, Yes
 from locus_tiered.cli.reading import Reader, ask, entries_of, load_from
 from locus_tiered.cli.session import Done, Session, run
-from locus_tiered.cli.text import clean
+from locus_tiered.cli.text import clean, count
 from locus_tiered.cli.working import chosen, each, plain_table, show_unreachable, with_unreachable
 from locus_tiered.core.checkpoint import Checkpoint, Entry
 from locus_tiered.core.errors import CorruptCheckpoint
@@ -55,7 +55,7 @@ def repair(
         reader = session.reader(stack, allow_import=allow_import)
         threads = await chosen(reader, thread, pattern)
         if not dry_run:
-            session.confirm(f"Repair {len(threads):,} threads of {reader.name}?")
+            session.confirm(f"Repair {count(len(threads), 'thread')} of {reader.name}?")
         done: list[Repaired] = []
         left: list[Repaired] = []
         session.interrupted_at = lambda: f"{len(done):,} things were mended; run it again to go on."
@@ -220,5 +220,7 @@ def _show(console: Console, answer: RepairAnswer) -> None:
             table.add_row(*(Text(clean(cell)) for cell in cells), Text(row.action, style), Text(clean(row.why)))
         console.print(table)
     would = "would be mended" if answer.dry_run else "mended"
-    console.print(f"{answer.threads:,} threads looked at: {len(answer.done):,} {would}, {len(answer.left):,} left.")
+    console.print(
+        f"{count(answer.threads, 'thread')} looked at: {len(answer.done):,} {would}, {len(answer.left):,} left."
+    )
     show_unreachable(console, answer.unreachable)

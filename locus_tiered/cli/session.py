@@ -49,7 +49,7 @@ from locus_tiered.core.errors import (
 
 __all__ = ["Bar", "Done", "Session", "run"]
 
-_CLOSE_SECONDS = 15.0
+_CLOSE_SECONDS, _HUNG_CLOSE_SECONDS = 15.0, 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +115,12 @@ class Session:
         failures = []
         for opened in self._opened:
             try:
-                async with asyncio.timeout(_CLOSE_SECONDS):
+                async with asyncio.timeout(_HUNG_CLOSE_SECONDS if hung else _CLOSE_SECONDS):
                     await opened.layer.close()
             except TimeoutError:
                 self.timed_out = True
-                failures.append(f"{opened.name} did not close within {_CLOSE_SECONDS:g} s")
+                if not hung:
+                    failures.append(f"{opened.name} did not close within {_CLOSE_SECONDS:g} s")
             except LocusTieredError as error:
                 failures.append(str(error))
         self._opened.clear()

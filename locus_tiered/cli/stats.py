@@ -14,12 +14,13 @@ from rich.text import Text
 
 from locus_tiered.cli.answers import Histogram, Journal, StatsAnswer, TierStats
 from locus_tiered.cli.exits import Exit
+from locus_tiered.cli.journals import on_disk
 from locus_tiered.cli.ls import seen_in
 from locus_tiered.cli.options import AllowImport, Debug, Jobs, Json, Pattern, Stack, Threads, Timeout
 from locus_tiered.cli.reading import Reader
 from locus_tiered.cli.session import Done, Session, run
 from locus_tiered.cli.states import digest, saved_at, size_of, state_of, waits_for
-from locus_tiered.cli.text import clean, show_age, show_size
+from locus_tiered.cli.text import clean, count, show_age, show_size
 from locus_tiered.cli.working import chosen, each, plain_table, show_unreachable, with_unreachable
 from locus_tiered.core.errors import CorruptCheckpoint
 
@@ -50,7 +51,8 @@ def stats(
     """
 
     async def work(session: Session) -> Done:
-        reader = session.reader(stack, allow_import=allow_import)
+        opened = session.open(stack, allow_import=allow_import)
+        reader = Reader(opened, timeout=timeout)
         threads = await chosen(reader, thread, pattern)
         total = len(threads)
         if 0 < sample < total:
@@ -59,16 +61,11 @@ def stats(
         session.interrupted_at = lambda: f"{tally.threads:,} of {len(threads):,} threads were counted."
         with session.progress("threads", len(threads)) as bar:
             await each(threads, tally.add, jobs=jobs, bar=bar)
-        answer = tally.answer(total, len(threads) < total, _journals_on_disk(session, reader))
+        answer = tally.answer(total, len(threads) < total, on_disk(opened))
         code = with_unreachable(Exit.FINE, reader.unreachable)
         return Done(answer, code, lambda console: _show(console, answer, len(threads)))
 
     run(Session("stats", json=json, timeout=timeout), work, debug=debug)
-
-
-def _journals_on_disk(session: Session, reader: Reader) -> list[Journal]:
-    """Pending rows as they lie on the disk: opening the journals would take them over."""
-    return []
 
 
 @dataclass
@@ -203,7 +200,7 @@ def _show(console: Console, answer: StatsAnswer, read: int) -> None:
     if answer.duplicates is not None:
         console.print(f"duplicates   {answer.duplicates:,} equal to the one before them")
     if answer.waiting is not None:
-        console.print(f"paused       {answer.waiting:,} threads wait for an answer or a result")
+        console.print(f"paused       {count(answer.waiting, 'thread')} waiting for an answer or a result")
     if answer.oldest is not None and answer.newest is not None:
         console.print(f"age          oldest {show_age(now - answer.oldest)}, newest {show_age(now - answer.newest)}")
     table = plain_table("tier", "role", ("checkpoints", "right"), ("bytes", "right"))
@@ -225,7 +222,7 @@ def _show(console: Console, answer: StatsAnswer, read: int) -> None:
 
 def _draw(console: Console, histogram: Histogram) -> None:
     console.print(Text(f"\n{histogram.what}", "bold"))
-    most = max(count for _, _, count in histogram.classes)
-    for _, up_to, count in histogram.classes:
-        bar = "█" * round(_BAR * count / most) or ("▏" if count else "")
-        console.print(f"  up to {_bound(up_to, histogram.unit):>9}  {bar:<{_BAR}} {count:,}")
+    most = max(many for _, _, many in histogram.classes)
+    for _, up_to, many in histogram.classes:
+        bar = "█" * round(_BAR * many / most) or ("▏" if many else "")
+        console.print(f"  up to {_bound(up_to, histogram.unit):>9}  {bar:<{_BAR}} {many:,}")

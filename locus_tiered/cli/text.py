@@ -10,7 +10,7 @@ import re
 import unicodedata
 from datetime import UTC, datetime
 
-__all__ = ["clean", "one_line", "parse_age", "redact", "show_age", "show_size", "show_time"]
+__all__ = ["clean", "count", "one_line", "parse_age", "redact", "show_age", "show_size", "show_time"]
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
@@ -46,6 +46,11 @@ def one_line(text: str, most: int) -> str:
 def redact(text: str) -> str:
     """``text`` without the user names and passwords of URLs and the values of ``password=`` and its kin."""
     return _SECRET.sub(r"\1=***", _USERINFO.sub("***@", text))
+
+
+def count(number: int, noun: str) -> str:
+    """``1 thread``, ``2,000 threads``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def show_size(size: float) -> str:

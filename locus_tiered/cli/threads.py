@@ -11,9 +11,11 @@ from rich.text import Text
 
 from locus_tiered.cli.answers import ThreadRow, ThreadsAnswer
 from locus_tiered.cli.exits import Exit
+from locus_tiered.cli.journals import pending_note, rows_pending
 from locus_tiered.cli.options import AllowImport, Debug, Jobs, Json, Pattern, Stack, Timeout
+from locus_tiered.cli.reading import Reader
 from locus_tiered.cli.session import Done, Session, run
-from locus_tiered.cli.text import clean, show_age, show_time
+from locus_tiered.cli.text import clean, count, show_age, show_time
 from locus_tiered.cli.working import each, plain_table, show_unreachable, with_unreachable
 from locus_tiered.core.stamp import stamp_seconds
 
@@ -39,7 +41,8 @@ def threads(
     """
 
     async def work(session: Session) -> Done:
-        reader = session.reader(stack, allow_import=allow_import)
+        opened = session.open(stack, allow_import=allow_import)
+        reader = Reader(opened, timeout=timeout)
         found = await reader.threads(pattern)
         shown = found if quiet else found[:limit]
         rows = {thread: ThreadRow(thread=thread) for thread in shown}
@@ -58,7 +61,11 @@ def threads(
             with session.progress("threads", len(shown)) as bar:
                 await each(shown, look, jobs=jobs, bar=bar)
         answer = ThreadsAnswer(
-            stack=reader.name, total=len(found), threads=list(rows.values()), unreachable=reader.unreachable
+            stack=reader.name,
+            total=len(found),
+            threads=list(rows.values()),
+            pending=rows_pending(opened),
+            unreachable=reader.unreachable,
         )
         code = with_unreachable(Exit.FINE, reader.unreachable)
         return Done(answer, code, lambda console: _show(console, answer, quiet))
@@ -79,6 +86,7 @@ def _show(console: Console, answer: ThreadsAnswer, quiet: bool) -> None:
     if answer.threads:
         console.print(table)
     more = answer.total - len(answer.threads)
-    threads = "1 thread" if answer.total == 1 else f"{answer.total:,} threads"
-    console.print(f"{threads}" + (f", {more:,} not shown (--limit)" if more > 0 else ""))
+    console.print(count(answer.total, "thread") + (f", {more:,} not shown (--limit)" if more > 0 else ""))
+    if answer.pending:
+        console.print(Text(pending_note(answer.pending), "yellow"))
     show_unreachable(console, answer.unreachable)

@@ -14,7 +14,7 @@ from locus_tiered.cli.exits import Exit
 from locus_tiered.cli.findings import examine
 from locus_tiered.cli.options import AllowImport, Debug, Jobs, Json, Most, Pattern, Stack, Threads, Timeout
 from locus_tiered.cli.session import Done, Session, run
-from locus_tiered.cli.text import clean
+from locus_tiered.cli.text import clean, count
 from locus_tiered.cli.working import chosen, each, plain_table, show_unreachable, with_unreachable
 
 __all__ = ["verify"]
@@ -109,7 +109,7 @@ def _show(console: Console, answer: VerifyAnswer, quick: bool) -> None:
         for kind in answer.kinds:
             console.print(f"{kind}: {answer.kinds[kind]:,}, {_MEANINGS[kind]}")
         console.print()
-    console.print(f"{answer.threads:,} threads, {answer.checkpoints:,} checkpoints.")
+    console.print(f"{count(answer.threads, 'thread')}, {count(answer.checkpoints, 'checkpoint')}.")
     if not quick:
         for place in answer.places:
             bare = f" ({place.without_digest:,} without a digest)" if place.without_digest else ""

@@ -49,7 +49,9 @@ async def each(items: Iterable[T], work: Callable[[T], Awaitable[None]], *, jobs
 
 def plain_table(*headings: str | tuple[str, str], title: str | None = None) -> Table:
     """A table without lines at its sides; ``(heading, "right")`` aligns numbers, a wide text folds."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left")
+    table = Table(
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left"
+    )
     for heading in headings:
         name, justify = heading if isinstance(heading, tuple) else (heading, "left")
         if justify == "right":

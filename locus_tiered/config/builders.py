@@ -207,7 +207,7 @@ class Builder:
             message, hint = str(error), None
         except ValidationError as error:
             # Of the SDK's own models: its text has the values.
-            found = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_input=False))
+            found = (each["msg"].removeprefix("Value error, ") for each in error.errors(include_input=False))
             message, hint = "; ".join(found), None
         except ImportError as error:
             message, hint = f"needs the package {error.name or 'of its driver'}", "install it"

@@ -25,7 +25,7 @@ from locus_tiered.config.variables import Variables
 from locus_tiered.core.errors import StackConfigError
 from locus_tiered.core.layer import Layer
 
-__all__ = ["Source", "load"]
+__all__ = ["Source", "check", "load"]
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
@@ -65,7 +65,7 @@ def _near(file: FilePath) -> str | None:
     return f"did you mean {str(file.parent / close[0])!r}?" if close else None
 
 
-class _Loading:
+class Loading:
     """One stack on its way."""
 
     def __init__(self, source: Source, env: Mapping[str, str] | None, allow_import: bool) -> None:
@@ -163,6 +163,11 @@ class _Loading:
             raise error from cause
 
 
+def check(source: Source, *, env: Mapping[str, str] | None = None, allow_import: bool = False) -> StackConfig:
+    """What a stack file says, checked and not built; raises as :func:`load` does."""
+    return Loading(source, env, allow_import).config
+
+
 def load(source: Source, *, env: Mapping[str, str] | None = None, allow_import: bool = False) -> Layer:
     """See :func:`locus_tiered.load_stack`."""
-    return _Loading(source, env, allow_import).build()
+    return Loading(source, env, allow_import).build()

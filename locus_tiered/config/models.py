@@ -149,9 +149,9 @@ class BreakerConfig(Section):
     failures: Whole = Field(default=_default(BreakerPolicy, "in_a_row"), ge=1)
     """So many failures in a row open it (`in_a_row=` in code)."""
     ratio: Real = Field(default=_default(BreakerPolicy, "ratio"), gt=0, le=1)
-    """Or this part of the calls since the first failure in the window,"""
+    """Or so large a part of the calls since the first failure in the window does,"""
     minimum: Whole = Field(default=_default(BreakerPolicy, "minimum"), ge=1)
-    """if there were at least so many."""
+    """provided there were at least so many calls."""
     window: Duration = _default(BreakerPolicy, "window")
     """How long a failure counts."""
     open_for: Duration = _default(BreakerPolicy, "open_for")
@@ -262,7 +262,9 @@ class ReplicatedConfig(Section):
     read: Literal["one", "quorum", "hedged"] = "one"
     """Who is asked."""
     journal: Place | None = None
-    """Where hints for replicas that missed a write are kept, on a local disk."""
+    """Where hints for replicas that missed a write are kept, on a local disk; `null`: in memory."""
+    hint_window: Size = 256 * 1024 * 1024
+    """Bytes of hints per replica; beyond, whole threads are marked to be compared instead."""
 
 
 class StackConfig(Section):
@@ -273,7 +275,7 @@ class StackConfig(Section):
     name: Name | None = None
     """What errors, spans and `explain()` call the stack; by default `stack`."""
     latest: Latest = "validate"
-    """How the newest checkpoint is read: `validate` asks home, `exclusive` trusts this process, a duration for so long."""
+    """How the newest is read: `validate` asks home, `exclusive` trusts this process, a duration trusts it for so long."""
     on_outage: Literal["raise", "stale"] = "raise"
     """What a read does when home cannot be reached."""
     near_timeout: Duration | None = _default(TieredCheckpointer, "near_timeout")

@@ -143,7 +143,7 @@ class _Rules:
                     )
             elif tier.get("ack") in ("turn", "journal"):
                 self._mistakes.add("ack is for a tier with write: behind", (*where, "ack"), "add write: behind")
-            self._replicated(tier, where)
+            self._replicated(tier, where, data.get("journal") is not None and tier.get("write") != "behind")
         self._journal(data, tiers, behind)
 
     def _names(self, legs_: list[Any], path: Path) -> None:
@@ -155,7 +155,7 @@ class _Rules:
                     self._mistakes.add("this name is taken", (*path, place, "name"), "names tell members apart")
                 taken.add(name)
 
-    def _replicated(self, tier: Mapping[str, Any], path: Path) -> None:
+    def _replicated(self, tier: Mapping[str, Any], path: Path, has_journal: bool) -> None:
         replicated = tier.get("replicated")
         if not isinstance(replicated, dict):
             return
@@ -170,7 +170,14 @@ class _Rules:
         self._names(replicas, (*where, "replicas"))
         if len(replicas) < 2:
             self._mistakes.add("replication needs at least two replicas", (*where, "replicas"))
-        quorum = replicated.get("write_quorum")
+        quorum = replicated.get("write_quorum", "majority")
+        if len(replicas) == 2 and quorum == "majority" and not has_journal and replicated.get("journal") is None:
+            self._mistakes.add(
+                "two replicas with a majority need a journal: a save is one vote plus a durable hint",
+                where,
+                "add journal: ./hints, or write_quorum: all",
+                key=True,
+            )
         if isinstance(quorum, int) and not isinstance(quorum, bool) and quorum > len(replicas):
             self._mistakes.add(
                 f"a quorum of {quorum} among {len(replicas)} replicas", (*where, "write_quorum"), "at most all of them"

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
+from locus_tiered.config.kinds import built_in
 from locus_tiered.config.models import stack_model
 from locus_tiered.config.registry import tier_types
 
-__all__ = ["schema"]
+__all__ = ["plain_schema", "schema"]
 
 _REFERENCE = {"type": "string", "pattern": r"\$\{", "description": "A reference: ${NAME} or ${file:/path}."}
 
@@ -21,17 +23,19 @@ class _Generate(GenerateJsonSchema):
     ignored_warning_kinds = {"non-serializable-default", "skipped-choice"}
 
 
+def plain_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """As pydantic sees it: without references to variables."""
+    return model.model_json_schema(schema_generator=_Generate)
+
+
 def schema(*, users_own: bool = True) -> dict[str, Any]:
     """See :func:`locus_tiered.config.json_schema`."""
-    from locus_tiered.config.kinds import built_in
-
     types = tier_types() if users_own else built_in()
-    model = stack_model(tuple(types.values()))
-    found = model.model_json_schema(schema_generator=_Generate)
+    found = plain_schema(stack_model(tuple(types.values())))
     definitions = {name: _mended(each) for name, each in found.pop("$defs").items()}
-    for name in ("Tier", "Leg"):
-        kinds = [name for name in (*types, "replicated") if name in definitions[f"{name}"]["properties"]]
-        definitions[name]["oneOf"] = [{"required": [kind]} for kind in kinds]
+    for leg in ("Tier", "Leg"):
+        kinds = [kind for kind in (*types, "replicated") if kind in definitions[leg]["properties"]]
+        definitions[leg]["oneOf"] = [{"required": [kind]} for kind in kinds]
     stack = _mended(found)
     stack["patternProperties"] = {"^x-": {"description": "Ignored: a place for anchors."}}
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A stack of locus-tiered"}

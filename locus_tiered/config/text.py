@@ -96,8 +96,10 @@ def _why(error: yaml.YAMLError, text: str) -> Unreadable:
         return Unreadable("a tag (!)", place, "tags are not allowed; put text that begins with ! in quotes")
     if "single document" in str(getattr(error, "context", "")):
         return Unreadable("a second document begins here", place, "one file is one stack: leave out the ---")
-    line = text.splitlines()[place.line - 1] if place is not None and place.line <= text.count("\n") + 1 else ""
-    hint = 'put "${...}" in quotes' if "${" in line else None
+    lines = text.splitlines()
+    hint = None
+    if place is not None and place.line <= len(lines) and "${" in lines[place.line - 1]:
+        hint = 'put "${...}" in quotes'
     if hint is None and "mapping values" in problem:
         hint = 'a value with ": " in it needs quotes; otherwise look at the indentation'
     problem = re.sub(r"'([^']*)'", lambda quoted: quoted[0] if len(quoted[1]) < 2 else "something else", problem)
@@ -227,7 +229,7 @@ def read_mapping(given: Mapping[Any, Any], mistakes: Mistakes) -> Any:
             return found
         if isinstance(of, list | tuple):
             return [value(each, (*path, place)) for place, each in enumerate(of)]
-        mistakes.add(f"a {type(of).__name__} is nothing that a stack file can hold", path)
+        mistakes.add(f"a stack file can hold no {type(of).__name__}", path)
         return None
 
     return value(given, ())

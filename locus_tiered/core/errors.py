@@ -11,8 +11,8 @@
     │   ├── RetriesExhausted       retried as often as allowed
     │   ├── AttemptTimeout         one attempt took too long
     │   ├── BreakerOpen            the member is being left alone for a while
-    │   └── Overloaded             too many calls wait for the member already
-    ├── QuorumError                too few replicas answered; the outcome is unknown
+    │   ├── Overloaded             too many calls wait for the member already
+    │   └── QuorumError            too few replicas answered; the outcome is unknown
     ├── StaleRead                  a member answered with less than this process had seen acknowledged
     ├── CorruptCheckpoint          what is stored is not what was saved
     ├── CheckpointTooLarge         (also ValueError)  larger than the whole budget of a store
@@ -128,12 +128,17 @@ class Overloaded(BackendError):
     """So many calls wait for the member that this one was turned away. Nothing was sent."""
 
 
-class QuorumError(LocusTieredError):
-    """Too few replicas answered. The outcome is unknown; ``known`` says what each replica said."""
+class QuorumError(BackendError):
+    """Too few replicas answered. The outcome is unknown; ``known`` says what each replica said.
 
-    def __init__(self, message: str, *, known: Mapping[str, str]) -> None:
+    To whoever is above, the replicas are one member that failed.
+    """
+
+    def __init__(
+        self, message: str, *, known: Mapping[str, str], member: str = "replicated", operation: str = ""
+    ) -> None:
         self.known = dict(known)
-        super().__init__(message)
+        super().__init__(message, member=member, operation=operation, temporary=True)
 
 
 class StaleRead(LocusTieredError):

@@ -42,6 +42,11 @@ class Floors:
             return None
         return floor
 
+    def of(self, thread: Hashable) -> Entry | None:
+        """The floor of a thread."""
+        with self._lock:
+            return self._floors.get(thread)
+
     def lower(self, thread: Hashable, expected: Entry) -> None:
         """Drop the floor if it still is ``expected``: that checkpoint is gone."""
         with self._lock:

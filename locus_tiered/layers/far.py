@@ -17,9 +17,10 @@ from cachetools import LRUCache
 from locus_tiered.core import deadline
 from locus_tiered.core.checkpoint import Checkpoint, Entry
 from locus_tiered.core.clock import Clock
+from locus_tiered.core.ids import RESERVED
 from locus_tiered.core.layer import MOST, Layer
 from locus_tiered.core.operations import Delete, Head, ListCheckpoints, Load, Save
-from locus_tiered.core.stamp import is_stamp, looks_random
+from locus_tiered.core.stamp import is_stamp, looks_random, stamp_seconds
 from locus_tiered.layers.pending import outlives
 from locus_tiered.layers.tombstones import KEPT_DAYS, Tombstones
 from locus_tiered.stores.journal_rows import PendingRow
@@ -31,21 +32,34 @@ _OLD_SECONDS = KEPT_DAYS / 2 * 86_400
 
 
 class Far:
-    """One far store. ``exclusive``: this process is the only one that writes to its threads."""
+    """One far store. ``exclusive``: this process is the only one that writes to its threads. ``lays``: deletes that
+    are sent leave tombstones.
+    """
 
-    def __init__(self, inner: Layer, clock: Clock, *, exclusive: bool) -> None:
+    def __init__(
+        self,
+        inner: Layer,
+        clock: Clock,
+        *,
+        exclusive: bool,
+        tombstones: Tombstones | None = None,
+        lays: bool = True,
+    ) -> None:
         self.inner = inner
         self.exclusive = exclusive
-        self.tombstones = Tombstones(inner, clock)
+        self.tombstones = Tombstones(inner, clock) if tombstones is None else tombstones
         self.prunes = inner.traits.prunes
+        self._lays = lays and not exclusive
         self._clock = clock
         self._partition = inner.traits.partition
         # Per thread: the ids that it may hold and that are no stamps. Not there: nobody has looked.
         self._ids: LRUCache[str, set[str]] = LRUCache(16_384)
         self._newest: LRUCache[str, str] = LRUCache(65_536)
+        self._sure: LRUCache[str, str] = LRUCache(65_536)
         self._own: LRUCache[tuple[str, str], bool] = LRUCache(65_536)
         self._contexts: LRUCache[str, Context] = LRUCache(4096)
         self._lock = Lock()
+        self._has_news = False
 
     # -- tenants and context variables ---------------------------------------------------------------
 
@@ -56,8 +70,17 @@ class Far:
         tenant = self._partition(thread_id)
         if tenant is not None:
             with self._lock:
+                self._has_news = self._has_news or tenant not in self._contexts
                 self._contexts[tenant] = copy_context()
         return tenant
+
+    def has_news(self) -> bool:
+        """Whether a tenant's context was seen for the first time since this was asked last."""
+        if not self._has_news:
+            return False
+        with self._lock:
+            self._has_news = False
+        return True
 
     def context_of(self, row: PendingRow) -> Context | None:
         """The context to send a row in; ``None`` where only a guess would be left."""
@@ -102,9 +125,20 @@ class Far:
     def _saw(self, key: str, stamp: str) -> None:
         with self._lock:
             self._newest[key] = max(stamp, self._newest.get(key, ""))
+            self._sure[key] = max(stamp, self._sure.get(key, ""))
+
+    def took(self, key: str, entry: Entry) -> None:
+        """Note that it acknowledged this checkpoint."""
+        if entry.stamp is not None:
+            self._saw(key, entry.stamp)
+
+    def surely(self, key: str) -> str:
+        """The greatest stamp that the far store listed, or acknowledged, in the thread; empty if none."""
+        with self._lock:
+            return self._sure.get(key, "")
 
     def newest(self, key: str) -> str:
-        """The greatest stamp that the far store was seen to hold in the thread; empty if none."""
+        """The greatest stamp that the far store may hold in the thread, as far as is known; empty if none."""
         with self._lock:
             return self._newest.get(key, "")
 
@@ -112,6 +146,8 @@ class Far:
         """Whether it may hold the id of a save that was not sent yet."""
         if row.id == row.stamp:
             return False
+        if row.id is not None and (is_stamp(row.id) or not looks_random(row.id)):
+            return True  # saved before, or a name that a person chose: anybody may have saved it since we looked
         with self._lock:
             ids = self._ids.get(key)
             return ids is None or row.id in ids
@@ -127,7 +163,7 @@ class Far:
             return (key, checkpoint_id) in self._own
 
     def sent(self, key: str, entry: Entry) -> None:
-        """Note that it may hold this checkpoint from now on."""
+        """Note, before it is sent, that it may hold this checkpoint from now on."""
         with self._lock:
             self._own[key, entry.id] = True
             ids = self._ids.get(key)
@@ -135,14 +171,15 @@ class Far:
                 ids.add(entry.id)
                 if len(ids) > _MOST_IDS:
                     del self._ids[key]
-        if entry.stamp is not None:
-            self._saw(key, entry.stamp)
+            if entry.stamp is not None:
+                self._newest[key] = max(entry.stamp, self._newest.get(key, ""))
 
     def deleted(self, key: str, checkpoint_id: str | None) -> None:
         """Note that it does not hold this checkpoint any more (``None``: the thread)."""
         with self._lock:
             if checkpoint_id is None:
                 self._newest.pop(key, None)
+                self._sure.pop(key, None)
                 if key in self._ids:
                     self._ids[key] = set()
             elif key in self._ids:
@@ -163,7 +200,10 @@ class Far:
             assert checkpoint is not None
             self.sent(key, checkpoint.entry)
             await self.inner.handle(Save(row.thread, None, checkpoint.id, None, checkpoint, row.iteration))
+            self.took(key, checkpoint.entry)
         elif row.id is not None:
+            if self.needs_tombstone(key, row.id):
+                await self.tombstones.lay(row.thread, row.id, row.stamp, late=True)
             await self.inner.handle(Delete(row.thread, row.id))
             self.deleted(key, row.id)
         else:
@@ -171,8 +211,9 @@ class Far:
 
     async def _send_thread_delete(self, key: str, row: PendingRow) -> None:
         """Delete a thread as it was when the delete was acknowledged: what others saved since stays."""
+        if self._lays:
+            await self.tombstones.lay(row.thread, None, row.stamp, late=True)
         if not self.exclusive:
-            await self.tombstones.lay(row.thread, None, row.stamp)
             listed = await self.entries(row.thread, key)
             if any(outlives(entry, row) for entry in listed):
                 for entry in listed:
@@ -189,13 +230,13 @@ class Far:
         process there are none, except for what a former one left.
         """
         former = [row for row in rows if row.adopted]
-        if not rows or (self.exclusive and not former):
+        if not rows or (self.exclusive and not former) or rows[0].thread.startswith(RESERVED):
             return {}
         objections: dict[PendingRow, str] = {}
         thread_id = rows[0].thread
         saves = [row for row in rows if row.kind == "save"]
         gone: dict[tuple[str, str | None], str] = {}
-        if saves and not self.exclusive:
+        if saves and (former or not self.exclusive):
             doubtful = [(thread_id, row.id) for row in saves if row.adopted or row.attempted]
             gone = await self.tombstones.among([(thread_id, None), *doubtful])
         listed: list[Entry] | None = None
@@ -210,8 +251,12 @@ class Far:
                 if same is not None and outlives(same, row):
                     objections[row] = "overtaken"
                 elif row.id is not None and same is None and listed is not None and not self.is_own(key, row.id):
-                    objections[row] = "absent"
+                    sent_before = any(save.id == row.id for save in saves)
+                    if not sent_before:
+                        objections[row] = "absent"
                 continue
+            if same is not None:
+                row.attempted = True  # it may have been sent by a journal that could not note so
             overtaken = same is not None and (same.stamp or "") > row.stamp
             if row.stamp <= max(gone.get((thread_id, None), ""), gone.get((thread_id, row.id), "")):
                 objections[row] = "deleted"
@@ -221,14 +266,47 @@ class Far:
                 objections[row] = "too old"
         return objections
 
-    async def mend(self, thread_id: str) -> None:
-        """Have the far store's own newest be the right one after something older was sent (for bare readers)."""
+    async def mend(self, thread_id: str) -> list[Entry]:
+        """Have the far store's own newest be the right one after something older was sent (for bare readers).
+
+        Answers what was saved again.
+        """
         head = await self.inner.handle(Head(thread_id))
         if head is None or head.stamp is None:
-            return
+            return []
         found = await self.inner.handle(Load(thread_id, head.id, head.stamp))
-        if found is not None:
-            await self.inner.handle(Save(thread_id, None, found.id, None, found))
+        if found is None:
+            return []
+        await self.inner.handle(Save(thread_id, None, found.id, None, found))
+        return [found.entry]
+
+    async def recall(self, key: str, thread_id: str, saved: Sequence[Entry]) -> None:
+        """Take back what was sent while another process deleted it: between our question and the sending.
+
+        Who deletes leaves the tombstone first. So either it is seen here, or that delete comes after our sending.
+        """
+        if not saved or self.exclusive:
+            return
+        gone = await self.tombstones.among([(thread_id, None), *((thread_id, entry.id) for entry in saved)])
+        dead = {
+            entry
+            for entry in saved
+            if (entry.stamp or "") <= max(gone.get((thread_id, None), ""), gone.get((thread_id, entry.id), ""))
+        }
+        if dead:
+            for entry in await self.entries(thread_id, key):
+                if entry in dead:
+                    await self.inner.handle(Delete(thread_id, entry.id))
+                    self.deleted(key, entry.id)
+
+    def needs_tombstone(self, key: str, checkpoint_id: str) -> bool:
+        """Whether a former process may still hold a save of this id, which a delete must keep from being sent."""
+        if not self._lays:
+            return False
+        if is_stamp(checkpoint_id):
+            old = self._clock.wall() - stamp_seconds(checkpoint_id) > _OLD_SECONDS
+            return not old and not self.is_own(key, checkpoint_id)
+        return not (looks_random(checkpoint_id) and self.is_own(key, checkpoint_id))
 
 
 def _may_be_overtaken(row: PendingRow) -> bool:

@@ -6,7 +6,7 @@ bounded by the stack, not by its traffic.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from threading import Lock
 from typing import Any
@@ -19,8 +19,9 @@ from opentelemetry.trace import TracerProvider
 
 from locus_tiered.layers.legs import Legs
 from locus_tiered.layers.vocabulary import DURATION_BUCKETS, METRICS
+from locus_tiered.stores.journal import Pending
 
-__all__ = ["Breakers", "Instruments", "instruments_for", "meter_provider", "tracer_provider"]
+__all__ = ["Gauges", "Instruments", "instruments_for", "meter_provider", "tracer_provider"]
 
 _Labels = tuple[tuple[str, str], ...]
 _BREAKER = {"closed": 0, "half-open": 1, "open": 2}
@@ -48,16 +49,31 @@ def meter_provider(given: MeterProvider | None) -> MeterProvider | None:
     return found  # type: ignore[no-any-return]
 
 
-class Breakers:
-    """The breakers of one stack, for as long as the stack lives."""
+_PENDING: Mapping[str, Callable[[Pending], float | None]] = {
+    "locus.checkpoint.pending.rows": lambda pending: pending.rows,
+    "locus.checkpoint.pending.bytes": lambda pending: pending.bytes,
+    "locus.checkpoint.pending.age": lambda pending: pending.oldest_age or 0.0,
+    "locus.checkpoint.dead_letters": lambda pending: pending.dead_letters,
+}
+
+
+class Gauges:
+    """The breakers and journals of one stack, for as long as the stack lives."""
 
     def __init__(self, stack: str, legs: Legs) -> None:
-        self._labels = [({"locus.stack": stack, "locus.tier": tier}, breaker) for tier, breaker in legs.breakers]
+        self._breakers = [({"locus.stack": stack, "locus.tier": tier}, breaker) for tier, breaker in legs.breakers]
+        self._journals = [({"locus.stack": stack, "locus.tier": tier}, layer) for tier, layer in legs.journals]
 
-    def observe(self) -> Iterable[Observation]:
-        """The state of each."""
-        for labels, breaker in self._labels:
-            yield Observation(_BREAKER[breaker.state], labels)
+    def observe(self, metric: str) -> Iterable[Observation]:
+        """What each has to say now."""
+        if metric == "locus.checkpoint.breaker.state":
+            for labels, breaker in self._breakers:
+                yield Observation(_BREAKER[breaker.state], labels)
+            return
+        for labels, layer in self._journals:
+            value = _PENDING[metric](layer.pending())
+            if value is not None:
+                yield Observation(value, labels)
 
 
 class Instruments:
@@ -68,7 +84,7 @@ class Instruments:
 
     def __init__(self, provider: MeterProvider, version: str) -> None:
         meter = provider.get_meter("locus_tiered", version)
-        self._stacks: WeakSet[Breakers] = WeakSet()
+        self._stacks: WeakSet[Gauges] = WeakSet()
         self._lock = Lock()
         self._counts: dict[str, dict[_Labels, int]] = {}
         for metric in METRICS.values():
@@ -77,7 +93,7 @@ class Instruments:
                 self._counts[metric.name] = {}
                 meter.create_observable_counter(metric.name, [partial(self._counted, metric.name)], **about)
             elif metric.kind == "gauge":
-                meter.create_observable_gauge(metric.name, [self._breakers], **about)
+                meter.create_observable_gauge(metric.name, [partial(self._observed, metric.name)], **about)
             else:
                 advice: dict[str, Any] = {"explicit_bucket_boundaries_advisory": DURATION_BUCKETS}
                 try:
@@ -85,9 +101,9 @@ class Instruments:
                 except TypeError:  # before version 1.30 of the API
                     self.duration = meter.create_histogram(metric.name, **about)
 
-    def watch(self, breakers: Breakers) -> None:
-        """Include the breakers of one more stack."""
-        self._stacks.add(breakers)
+    def watch(self, gauges: Gauges) -> None:
+        """Include the breakers and journals of one more stack."""
+        self._stacks.add(gauges)
 
     def add(self, metric: str, labels: _Labels, amount: int = 1) -> None:
         """Count. The labels are pairs in a fixed order."""
@@ -100,9 +116,9 @@ class Instruments:
             counts = list(self._counts[metric].items())
         return [Observation(value, dict(labels)) for labels, value in counts]
 
-    def _breakers(self, _: CallbackOptions) -> Iterable[Observation]:
+    def _observed(self, metric: str, _: CallbackOptions) -> Iterable[Observation]:
         for stack in list(self._stacks):
-            yield from stack.observe()
+            yield from stack.observe(metric)
 
 
 _instruments: WeakKeyDictionary[MeterProvider, Instruments] = WeakKeyDictionary()

@@ -14,7 +14,8 @@ from locus_tiered.core.leaf import Leaf
 from locus_tiered.layers.breaker import Breaker
 from locus_tiered.layers.cached import CachedCheckpointer
 from locus_tiered.layers.guarded import GuardedCheckpointer
-from locus_tiered.layers.tiered import short_name
+from locus_tiered.layers.names import short_name
+from locus_tiered.layers.write_behind import WriteBehindCheckpointer
 
 __all__ = ["OWN_SYSTEM", "Leg", "Legs", "system_of"]
 
@@ -65,6 +66,7 @@ class Legs:
         self._above: set[int] = set()
         self._strangers: dict[str, Leg] = {}
         self.breakers: list[tuple[str, Breaker]] = []
+        self.journals: list[tuple[str, WriteBehindCheckpointer]] = []
         self.names: set[str] = set()
         self._visit(top, near=False)
 
@@ -109,6 +111,8 @@ class Legs:
             self._by_layer[id(each)] = leg
             if isinstance(each, GuardedCheckpointer) and each.breaker is not None:
                 self.breakers.append((leg.name, each.breaker))
+            if isinstance(each, WriteBehindCheckpointer):
+                self.journals.append((leg.name, each))
 
     def _free(self, name: str) -> str:
         number, candidate = 2, name

@@ -24,7 +24,10 @@ _WRONG = {
     "backend, inside the tiers",
     ("RetryingCheckpointer", "WriteBehindCheckpointer"): "a retry around the journal repeats what the journal has kept "
     "already, and what is sent in the background is not retried; put the retry inside WriteBehindCheckpointer",
-    ("GuardedCheckpointer", "WriteBehindCheckpointer"): "its breaker would hear of the journal instead of the far store, "
+    (
+        "GuardedCheckpointer",
+        "WriteBehindCheckpointer",
+    ): "its breaker would hear of the journal instead of the far store, "
     "and cut off saves that wait for room; put the guard inside WriteBehindCheckpointer",
     ("WriteBehindCheckpointer", "CachedCheckpointer"): "what is pending would answer before the near tier, from the "
     "disk; put the cache around WriteBehindCheckpointer",

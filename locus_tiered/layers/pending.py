@@ -20,9 +20,9 @@ def overlay(far: Iterable[Entry], rows: Iterable[PendingRow]) -> list[Entry]:
         if row.kind == "save":
             entries.pop(row.entry.id, None)
             entries[row.entry.id] = row.entry
-        elif row.id is None:
+        elif row.kind == "delete" and row.id is None:
             entries = {key: entry for key, entry in entries.items() if outlives(entry, row)}
-        elif row.id in entries and not outlives(entries[row.id], row):
+        elif row.kind == "delete" and row.id in entries and not outlives(entries[row.id], row):
             del entries[row.id]
     return newest_first(entries.values())
 

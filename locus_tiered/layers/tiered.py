@@ -8,7 +8,6 @@ All promises are those of ``cached.py``; what this class adds is names, checks a
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -33,6 +32,7 @@ from locus_tiered.core.operations import (
     Vacuum,
 )
 from locus_tiered.layers.cached import CachedCheckpointer, CacheStats, Latest, OnOutage, check_latest
+from locus_tiered.layers.names import short_name
 from locus_tiered.layers.write_behind import WriteBehindCheckpointer
 from locus_tiered.layers.write_behind_options import Ack, check_ack
 from locus_tiered.stores.base import Store
@@ -42,34 +42,6 @@ from locus_tiered.stores.journal import check_journal_path
 __all__ = ["Tier", "TieredCheckpointer"]
 
 Write = Literal["through", "behind"]
-
-_SHORT = {
-    "BoundedMemoryCheckpointer": "memory",
-    "DirectoryCheckpointer": "directory",
-    "MemoryCheckpointer": "memory",
-    "FileCheckpointer": "file",
-    "HTTPCheckpointer": "http",
-    "S3Backend": "s3",
-    "OCIBucketBackend": "oci",
-    "PgCheckpointer": "pg",
-    "RedisBackend": "redis",
-    "PostgreSQLBackend": "postgresql",
-    "MySQLBackend": "mysql",
-    "OpenSearchBackend": "opensearch",
-    "OracleBackend": "oracle",
-}
-
-
-def short_name(checkpointer: object) -> str:
-    """What a tier is called when nobody says: ``s3``, ``memory``, or its class's name in lower case."""
-    while isinstance(checkpointer, Leaf):
-        checkpointer = checkpointer.backend
-    kind = type(checkpointer).__name__
-    if kind == "StorageBackendAdapter":
-        kind = type(getattr(checkpointer, "_backend", checkpointer)).__name__
-    if kind not in _SHORT and isinstance(checkpointer, Layer) and len(checkpointer.members()) == 1:
-        return short_name(checkpointer.inner)
-    return _SHORT.get(kind) or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", kind).lower()
 
 
 class Tier:

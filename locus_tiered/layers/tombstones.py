@@ -41,29 +41,39 @@ def _name(thread_id: str, checkpoint_id: str | None) -> str:
 
 
 class Tombstones:
-    """The tombstones in one far store."""
+    """The tombstones in one far store. With ``tidies``, those that nobody needs are removed once a day."""
 
-    def __init__(self, inner: Layer, clock: Clock) -> None:
+    def __init__(self, inner: Layer, clock: Clock, *, tidies: bool = True) -> None:
         self._inner, self._clock = inner, clock
         # A backend that prunes would keep only the last few of one thread.
         self._apart = inner.traits.prunes
+        self._lists_few = inner.traits.lists_at_most is not None
+        self._tidies = tidies
         self._tidied_at: float | None = None
 
     def _place(self, name: str) -> str:
         return f"{_THREAD}.{name}" if self._apart else _THREAD
 
-    async def lay(self, thread_id: str, checkpoint_id: str | None, stamp: str) -> None:
-        """Note that the thread (or one checkpoint of it) was deleted at ``stamp``."""
+    async def lay(self, thread_id: str, checkpoint_id: str | None, stamp: str, *, late: bool = False) -> None:
+        """Note that the thread (or one checkpoint of it) was deleted at ``stamp``.
+
+        ``late``: that was some time ago, so another process may have left a newer tombstone, which then stays.
+        """
+        if late and (await self.among([(thread_id, checkpoint_id)])).get((thread_id, checkpoint_id), "") >= stamp:
+            return
         name = _name(thread_id, checkpoint_id)
         body = await Body.of(AgentState(metadata={"tombstone": stamp}))
         checkpoint = Checkpoint(self._place(name), name, stamp, {}, body)
         await self._inner.handle(Save(checkpoint.thread_id, None, name, None, checkpoint))
-        await self._tidy()
+        now = self._clock.monotonic()
+        if self._tidies and (self._tidied_at is None or now - self._tidied_at >= _DAY):
+            self._tidied_at = now
+            await self.tidy()
 
     async def among(self, asked: Iterable[tuple[str, str | None]]) -> dict[tuple[str, str | None], str]:
         """The stamps of the tombstones that there are for these threads and checkpoints."""
         wanted = {_name(*each): each for each in asked}
-        if self._apart:
+        if self._apart or self._lists_few:
             there = [name for name in wanted if await self._inner.handle(Exists(self._place(name), name))]
         else:
             listed = await self._inner.handle(ListCheckpoints(_THREAD, MOST))
@@ -75,12 +85,10 @@ class Tombstones:
                 found[wanted[name]] = tombstone.stamp
         return found
 
-    async def _tidy(self) -> None:
-        """Once a day, remove those that nobody needs any more."""
-        now = self._clock.monotonic()
-        if self._apart or (self._tidied_at is not None and now - self._tidied_at < _DAY):
+    async def tidy(self) -> None:
+        """Remove those that nobody needs any more."""
+        if self._apart:
             return
-        self._tidied_at = now
         before = self._clock.wall() - KEPT_DAYS * _DAY
         for entry in await self._inner.handle(ListCheckpoints(_THREAD, MOST, ordered=True)):
             if entry.stamp is not None and stamp_seconds(entry.stamp) < before:

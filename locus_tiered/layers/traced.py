@@ -32,8 +32,8 @@ from locus_tiered.core.operations import Operation
 from locus_tiered.core.signals import observer
 from locus_tiered.layers.instruments import meter_provider as meters
 from locus_tiered.layers.instruments import tracer_provider as tracers
+from locus_tiered.layers.names import short_name
 from locus_tiered.layers.spans import Scope
-from locus_tiered.layers.tiered import short_name
 from locus_tiered.layers.tracing import ThreadIds, Tracing, check_thread_ids, turn_of
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from locus_tiered.core.clock import Clock
 from locus_tiered.core.errors import BackendError, StackConfigError, shorten
 from locus_tiered.core.layer import Layer
 from locus_tiered.core.signals import Signal
-from locus_tiered.layers.instruments import Breakers, Instruments, instruments_for, meter_provider, tracer_provider
+from locus_tiered.layers.instruments import Gauges, Instruments, instruments_for, meter_provider, tracer_provider
 from locus_tiered.layers.legs import OWN_SYSTEM, Leg, Legs
 from locus_tiered.layers.vocabulary import SIGNALS
 
@@ -95,7 +95,7 @@ class Tracing:
         self.tracer: Tracer | None = None
         self.instruments: Instruments | None = None
         self._providers = providers
-        self._breakers = Breakers(name, self.legs)
+        self._gauges = Gauges(name, self.legs)
         self._spans: dict[tuple[Leg | None, str], dict[str, Any]] = {}
         self._durations: dict[tuple[Leg | None, str, str | None], dict[str, str]] = {}
 
@@ -109,7 +109,7 @@ class Tracing:
             meters = meter_provider(self._providers[1])
             if meters is not None:
                 self.instruments = instruments_for(meters, version("locus-tiered"))
-                self.instruments.watch(self._breakers)
+                self.instruments.watch(self._gauges)
         return self.tracer is not None or self.instruments is not None or current_run_id() is not None
 
     def thread(self, thread_id: object) -> str | None:

@@ -100,8 +100,9 @@ class Metric:
     @property
     def prometheus(self) -> str:
         """Its name after the usual translation, for a histogram without ``_bucket``, ``_sum``, ``_count``."""
-        unit = {"s": "_seconds"}.get(self.unit, "")
-        return self.name.replace(".", "_") + unit + ("_total" if self.kind == "counter" else "")
+        unit = {"s": "_seconds", "By": "_bytes"}.get(self.unit, "")
+        name = self.name.replace(".", "_").removesuffix(unit) + unit
+        return name + ("_total" if self.kind == "counter" else "")
 
 
 _TIER = ("locus.stack", "locus.tier")
@@ -126,7 +127,9 @@ METRICS: Mapping[str, Metric] = {
             "locus.checkpoint.degraded",
             "counter",
             "{answer}",
-            "Answers that were not as they should be: `stale`, `tier_failed` (it came from below) or `damaged`",
+            "Answers not as they should be: `stale`, `tier_failed` (it came from below), `damaged`, `journal` "
+            "(a save that the far store was to acknowledge is on this disk only) or `journal_failed` (it was written "
+            "through)",
             (*_TIER, "locus.reason"),
         ),
         Metric(
@@ -136,6 +139,19 @@ METRICS: Mapping[str, Metric] = {
             "A change got in the way: `fill_dropped` (the thread changed during a load), `differed` (a near tier's "
             "copy was not what home has)",
             (*_TIER, "locus.reason"),
+        ),
+        Metric(
+            "locus.checkpoint.cancelled",
+            "counter",
+            "{checkpoint}",
+            "Checkpoints that were saved and deleted before the far store heard of them",
+            _TIER,
+        ),
+        Metric("locus.checkpoint.pending.rows", "gauge", "{row}", "Operations that a journal still has to send", _TIER),
+        Metric("locus.checkpoint.pending.bytes", "gauge", "By", "Bytes of them", _TIER),
+        Metric("locus.checkpoint.pending.age", "gauge", "s", "Age of the oldest of them", _TIER),
+        Metric(
+            "locus.checkpoint.dead_letters", "gauge", "{row}", "Operations that the far store will never take", _TIER
         ),
         Metric("locus.checkpoint.breaker.state", "gauge", "{state}", "0 closed, 1 half-open, 2 open", _TIER),
     )
@@ -189,6 +205,28 @@ SIGNALS: Mapping[str, Heard] = {
         "A damaged checkpoint was found and put aside",
         "locus.checkpoint.degraded",
         "damaged",
+        bus="memory.checkpoint.degraded",
+    ),
+    "journal.kept": Heard("The journal has acknowledged a save or a delete"),
+    "journal.cancelled": Heard(
+        "A checkpoint was deleted before the far store heard of it", "locus.checkpoint.cancelled", event=False
+    ),
+    "journal.sent": Heard("What was pending has reached the far store", event=False),
+    "journal.send_failed": Heard("What is pending could not be sent; it is tried again after a pause"),
+    "journal.dropped": Heard("What a journal held was deleted or overtaken by another process: not sent"),
+    "journal.dead_letter": Heard("What a journal held can never be applied; it is kept, and can be read"),
+    "journal.adopted": Heard("What a former process left in its journal was taken over"),
+    "journal.waiting": Heard("A journal has reached its bounds: a save waits for room"),
+    "journal.failed": Heard(
+        "The journal could not keep a save: it was written through",
+        "locus.checkpoint.degraded",
+        "journal_failed",
+        bus="memory.checkpoint.degraded",
+    ),
+    "save.degraded": Heard(
+        "The far store did not take a save: the journal keeps it, on this disk only",
+        "locus.checkpoint.degraded",
+        "journal",
         bus="memory.checkpoint.degraded",
     ),
     "retry": Heard("An attempt failed and is made again", "locus.checkpoint.retries", bus="memory.checkpoint.retried"),

@@ -22,9 +22,6 @@ is written to without this layer leaves no tombstones: a delete there is not kno
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextvars import copy_context
-from typing import Literal
 
 from locus.memory.checkpointer import BaseCheckpointer
 
@@ -35,22 +32,19 @@ from locus_tiered.core.errors import (
     BackendError,
     JournalError,
     JournalFull,
-    LocusTieredError,
+    JournalPoisoned,
     shorten,
 )
-from locus_tiered.core.lanes import Lanes
 from locus_tiered.core.layer import construction
 from locus_tiered.core.logs import logger_for
-from locus_tiered.core.operations import CopyThread, Delete, Exists, Head, Save, Vacuum
+from locus_tiered.core.operations import CopyThread, Head, Save, Vacuum
 from locus_tiered.core.signals import emit
-from locus_tiered.core.stamp import StampClock, is_stamp, stamp_seconds
+from locus_tiered.core.stamp import StampClock
 from locus_tiered.core.units import parse_bytes, show_bytes
 from locus_tiered.layers.far import Far
 from locus_tiered.layers.order import warn_about_order
-from locus_tiered.layers.pending import overlay
-from locus_tiered.layers.tombstones import KEPT_DAYS
+from locus_tiered.layers.write_behind_deletes import GRACE, WriteBehindDeletes
 from locus_tiered.layers.write_behind_options import Ack, OnFarOutage, check_ack, check_on_outage, check_times
-from locus_tiered.layers.write_behind_reads import WriteBehindReads
 from locus_tiered.stores.journal import Journal, check_journal_path
 from locus_tiered.stores.journal_rows import HEAD_OVERHEAD, PendingRow
 
@@ -58,14 +52,11 @@ __all__ = ["WriteBehindCheckpointer"]
 
 logger = logger_for(__name__)
 
-_GRACE = 1.0
-"""Seconds between the end of a turn and the moment its rows are due: its deletes come first, and cancel them."""
 _MOST_ROWS = 100_000
 _LOOK_AGAIN = 0.05
-_SETTLE_SECONDS = 5.0
 
 
-class WriteBehindCheckpointer(WriteBehindReads):
+class WriteBehindCheckpointer(WriteBehindDeletes):
     """A crash-safe local journal in front of one checkpointer.
 
     Args:
@@ -109,10 +100,9 @@ class WriteBehindCheckpointer(WriteBehindReads):
         self.linger, self.max_lag, self.drain_timeout = check_times(linger, max_lag, drain_timeout)
         self.max_pending = parse_bytes(max_pending, "max_pending")
         self.exclusive = bool(exclusive)
-        self._lanes = Lanes()
         self._far = Far(self.inner, clock, exclusive=self.exclusive)
         self._begin(self._far, self.journal, clock)
-        self._iterations_sent = 0
+        self._coming = 0  # bytes of saves that have room and are not in the journal yet
         self.put_in_order()
         self.inner.share_stamps(self._stamps)
         warn_about_order(self)
@@ -157,10 +147,14 @@ class WriteBehindCheckpointer(WriteBehindReads):
         except BackendError as error:
             if self.ack != "turn" or self.on_outage != "journal" or error.temporary is False:
                 raise
-            if not self._fits(journal, await self._size(checkpoint)):
-                raise JournalFull(self._full("and the far store did not take the save")) from error
-            row = await self._row(key, op, checkpoint, attempted=True)
-            await self._append(journal, key, row, checkpoint)
+            size = await self._size(checkpoint)
+            if not self._take_room(journal, size):
+                raise self._refusal(journal) from error
+            try:
+                row = await self._row(key, op, checkpoint, attempted=True)
+                await self._append(journal, key, row, checkpoint)
+            finally:
+                self._give_room(journal, size)
             emit("save.degraded", self.name, op.thread_id, error=type(error).__name__)
             logger.warning(
                 "%s: the far store did not take a save of thread %s (%s); it is kept in the journal, on this disk only",
@@ -178,8 +172,9 @@ class WriteBehindCheckpointer(WriteBehindReads):
             if checkpoint.stamp is not None:
                 self._far.sent(key, checkpoint.entry)
             await self.inner.handle(op)
+            self._far.took(key, checkpoint.entry)
 
-        await self._flusher.lanes.change(key, save)
+        await self._flusher.alone(journal, key, save)
         # The deletes of a finished turn are to come before its iteration saves are due.
         if journal.index.of(key):
             self._hasten(journal, key)
@@ -192,20 +187,21 @@ class WriteBehindCheckpointer(WriteBehindReads):
     async def _to_journal(self, journal: Journal, key: str, op: Save, checkpoint: Checkpoint) -> None:
         """Have the journal acknowledge a save; at its bounds, or when its disk fails, the far store."""
         why: JournalError | None = None
-        if await self._room(journal, await self._size(checkpoint)):
-            row = await self._row(key, op, checkpoint)
+        size = await self._size(checkpoint)
+        if await self._room(journal, size):
             try:
+                row = await self._row(key, op, checkpoint)
                 await self._append(journal, key, row, checkpoint)
                 return
             except JournalError as error:
                 why = error
                 self._alarm(error, op.thread_id)
+            finally:
+                self._give_room(journal, size)
         try:
             await self._to_far(journal, key, op, checkpoint)
         except BackendError as error:
-            if why is not None:
-                raise why from error
-            raise JournalFull(self._full("and the far store takes nothing")) from error
+            raise (why or self._refusal(journal)) from error
 
     def _alarm(self, error: JournalError, thread_id: str) -> None:
         emit("journal.failed", self.name, thread_id, error=type(error).__name__)
@@ -220,14 +216,15 @@ class WriteBehindCheckpointer(WriteBehindReads):
         try:
             await journal.append(row, checkpoint.metadata, body, instead_of=replaced)
         except BaseException:
-            journal.index.spare(replaced)
+            self._spare(journal, replaced)
             raise
+        emit("journal.kept", self.name, row.thread)
         if not row.iteration:
             self._hasten(journal, key)
         self._flusher.wake(journal, row.due)
 
     def _hasten(self, journal: Journal, key: str) -> None:
-        due = self._clock.monotonic() + _GRACE
+        due = self._clock.monotonic() + GRACE
         journal.index.hasten(due, key)
         self._flusher.wake(journal, due)
 
@@ -237,52 +234,36 @@ class WriteBehindCheckpointer(WriteBehindReads):
     async def _row(self, key: str, op: Save, checkpoint: Checkpoint, *, attempted: bool = False) -> PendingRow:
         assert checkpoint.stamp is not None
         size = await self._size(checkpoint)
-        wait = self.linger if op.iteration else _GRACE
+        wait = self.linger if op.iteration else GRACE
         return self._new_row(
             "save", key, op.thread_id, checkpoint.id, checkpoint.stamp, wait, op.iteration, size, attempted
-        )
-
-    def _new_row(
-        self,
-        kind: Literal["save", "delete"],
-        key: str,
-        thread_id: str,
-        checkpoint_id: str | None,
-        stamp: str,
-        wait: float = _GRACE,
-        iteration: bool = False,
-        size: int = HEAD_OVERHEAD,
-        attempted: bool = False,
-    ) -> PendingRow:
-        now = self._clock.monotonic()
-        return PendingRow(
-            0,
-            kind,
-            thread_id,
-            checkpoint_id,
-            stamp,
-            iteration=iteration,
-            attempted=attempted,
-            tenant=self._far.tenant(thread_id),
-            saved_at=self._clock.wall(),
-            size=size,
-            since=now,
-            due=now + wait,
-            context=copy_context(),
         )
 
     # -- bounds --------------------------------------------------------------------------------------
 
     def _fits(self, journal: Journal, size: int) -> bool:
         index = journal.index
-        if journal.poisoned is not None or index.bytes + size > self.max_pending or index.rows >= _MOST_ROWS:
+        if journal.poisoned is not None or index.bytes + self._coming + size > self.max_pending:
+            return False
+        if index.rows + index.dead >= _MOST_ROWS:
             return False
         oldest = index.oldest(lambda row: self._far.context_of(row) is not None)
         return oldest is None or self._clock.monotonic() - oldest <= self.max_lag
 
+    def _take_room(self, journal: Journal, size: int) -> bool:
+        """Have so many bytes of the journal, if there is room; :meth:`_give_room` gives them back."""
+        with journal.index.lock:
+            fits = self._fits(journal, size)
+            self._coming += size if fits else 0
+            return fits
+
+    def _give_room(self, journal: Journal, size: int) -> None:
+        with journal.index.lock:
+            self._coming -= size
+
     async def _room(self, journal: Journal, size: int) -> bool:
-        """Whether the journal has room for so many bytes; waits for it, sending what is pending."""
-        if self._fits(journal, size):
+        """Take so many bytes of the journal; waits for room, sending what is pending. Answers whether there was."""
+        if self._take_room(journal, size):
             return True
         if journal.poisoned is not None or size > self.max_pending:
             return False
@@ -293,124 +274,22 @@ class WriteBehindCheckpointer(WriteBehindReads):
         self._flusher.wake(journal)
         while self._clock.monotonic() < deadline:
             await self._clock.sleep(_LOOK_AGAIN)
-            if self._fits(journal, size):
+            if self._take_room(journal, size):
                 return True
         return False
 
-    def _full(self, what: str) -> str:
-        return (
-            f"{self.name}: the journal reached its bounds ({show_bytes(self.max_pending)}, {self.max_lag:g} s), "
-            f"{what}: this save was not acknowledged; what was acknowledged before is kept. Try again when the far store "
-            "is back, or raise max_pending and max_lag"
+    def _refusal(self, journal: Journal) -> JournalError:
+        """The error for a save that neither the journal nor the far store took."""
+        safe = "and the far store did not take it: this save was not acknowledged; what was acknowledged before is kept"
+        if journal.poisoned is not None:
+            return JournalPoisoned(
+                f"{self.name}: the journal's disk failed ({journal.poisoned}), so this save went to the far store, "
+                f"{safe}. Look at the disk, then start the process anew"
+            )
+        return JournalFull(
+            f"{self.name}: the journal has reached its bounds ({show_bytes(self.max_pending)}, {self.max_lag:g} s, "
+            f"{_MOST_ROWS} rows), {safe}. Try again when the far store is back, or raise max_pending and max_lag"
         )
-
-    # -- deleting ------------------------------------------------------------------------------------
-
-    async def on_delete(self, op: Delete) -> bool:
-        key = self._key(op.thread_id)
-
-        async def delete() -> bool:
-            journal = await self._open()
-            rows = await self._rows(journal, key)
-            if journal.poisoned is not None:
-                return await self._delete_poisoned(journal, key, op)
-            if op.checkpoint_id is None:
-                return await self._delete_thread(journal, key, op, rows)
-            return await self._delete_one(journal, key, op, rows, op.checkpoint_id)
-
-        return await self._lanes.change(key, delete)
-
-    async def _delete_one(
-        self, journal: Journal, key: str, op: Delete, rows: Sequence[PendingRow], checkpoint_id: str
-    ) -> bool:
-        mine = [row for row in rows if row.id == checkpoint_id]
-        saves = [row for row in mine if row.kind == "save"]
-        last = self._last_word(rows, checkpoint_id)
-        if last is None:
-            return await self._delete_sent(journal, key, op, rows, checkpoint_id)
-        if last.kind == "delete":
-            return False
-        caught = journal.index.doom(saves)
-        # Sent, or on its way: the far store must hear of the delete too.
-        heard = len(caught) < len(saves) or any(row.attempted or self._far.may_hold(key, row) for row in saves)
-        try:
-            if heard or len(mine) > len(saves):
-                row = self._delete_row(key, op)
-                await journal.append(row, instead_of=caught)
-                self._flusher.wake(journal, row.due)
-            else:
-                await journal.drop(caught)
-                emit("journal.cancelled", self.name, op.thread_id)
-        except BaseException:
-            journal.index.spare(caught)
-            raise
-        return True
-
-    async def _delete_sent(
-        self, journal: Journal, key: str, op: Delete, rows: Sequence[PendingRow], checkpoint_id: str
-    ) -> bool:
-        """Delete what only the far store may have."""
-        own = self._far.is_own(key, checkpoint_id)
-        if self.ack == "journal" or (self.ack == "turn" and own and not is_stamp(checkpoint_id)):
-            try:
-                there = await self.inner.handle(Exists(op.thread_id, checkpoint_id))
-            except BackendError:
-                there = True  # nobody can tell: the delete is kept, and will have been right
-            if there:
-                row = self._delete_row(key, op)
-                await journal.append(row)
-                self._flusher.wake(journal, row.due)
-            return there
-        if not own and not self.exclusive and not _is_old(checkpoint_id, self._clock.wall()):
-            await self._far.tombstones.lay(op.thread_id, checkpoint_id, self._stamps.issue(key))
-        return await self._delete_far(key, op)
-
-    async def _delete_thread(self, journal: Journal, key: str, op: Delete, rows: Sequence[PendingRow]) -> bool:
-        if self.ack == "journal":
-            there = await self._is_there(key, op.thread_id, rows)
-            row = self._delete_row(key, op)
-            caught = journal.index.doom(rows)
-            try:
-                await journal.append(row, instead_of=caught)
-            except BaseException:
-                journal.index.spare(caught)
-                raise
-            self._flusher.wake(journal, row.due)
-            return there
-        there = await self._is_there(key, op.thread_id, rows) if rows else None
-        if not self.exclusive:
-            await self._far.tombstones.lay(op.thread_id, None, self._stamps.issue(key))
-        await journal.drop(journal.index.doom(rows))
-        deleted = await self._delete_far(key, op)
-        return deleted if there is None else there
-
-    async def _is_there(self, key: str, thread_id: str, rows: Sequence[PendingRow]) -> bool:
-        """Whether a thread has any checkpoint; while nobody can tell, its delete will have been right."""
-        if self._kept(rows):
-            return True
-        try:
-            if rows:
-                return bool(overlay(await self._far.entries(thread_id, key), rows))
-            return await self._far.head(thread_id, key) is not None
-        except BackendError:
-            return True
-
-    async def _delete_poisoned(self, journal: Journal, key: str, op: Delete) -> bool:
-        """A journal that takes nothing more cannot forget its rows: they go first, and a tombstone keeps them out."""
-        await self._flusher.send(journal, key)
-        await self._far.tombstones.lay(op.thread_id, op.checkpoint_id, self._stamps.issue(key))
-        return await self._delete_far(key, op)
-
-    async def _delete_far(self, key: str, op: Delete) -> bool:
-        async def delete() -> bool:
-            deleted = await self.inner.handle(op)
-            self._far.deleted(key, op.checkpoint_id)
-            return deleted
-
-        return await self._flusher.lanes.change(key, delete)
-
-    def _delete_row(self, key: str, op: Delete) -> PendingRow:
-        return self._new_row("delete", key, op.thread_id, op.checkpoint_id, self._stamps.issue(key))
 
     # -- the other changes ---------------------------------------------------------------------------
 
@@ -434,54 +313,6 @@ class WriteBehindCheckpointer(WriteBehindReads):
     async def _look_below(self, thread_id: str) -> Entry | None:
         return await self.handle(Head(thread_id))
 
-    # -- life ----------------------------------------------------------------------------------------
-
-    async def close(self) -> None:
-        """Send what is pending, for at most ``drain_timeout`` seconds, then close the far store and the journal.
-
-        What could not be sent stays in the journal, is logged, and is sent by the next use of this stack, in this
-        process or another. While the far store has been failing for longer than ``drain_timeout`` already, it is
-        tried only once.
-        """
-        left = await self._lanes.settle(_SETTLE_SECONDS)
-        if left:
-            logger.warning("%s: closed with %d changes still running", self.name, left)
-        await self._drain()
-        try:
-            await super().close()
-        finally:
-            await self._leave()
-
-    async def _drain(self) -> None:
-        journal = self._attached
-        if journal is None:
-            return
-        now = self._clock.monotonic()
-        failing = self._flusher.failing_since
-        deadline = now if failing is not None and now - failing > self.drain_timeout else now + self.drain_timeout
-        pause = _LOOK_AGAIN
-        while journal.index.rows:
-            try:
-                sent = await self._in_time(
-                    self._send_all(journal), max(deadline - self._clock.monotonic(), _LOOK_AGAIN)
-                )
-                if sent:
-                    break
-            except LocusTieredError:
-                pass  # remembered, and told below
-            if self._clock.monotonic() + pause > deadline:
-                break
-            await self._clock.sleep(pause)
-            pause = min(2 * pause, 1.0)
-        if journal.index.rows:
-            logger.warning(
-                "%s: closed with %d operations still to be sent (%s); they are kept in the journal %s",
-                self.name,
-                journal.index.rows,
-                self._flusher.last_error or "the far store was too slow, or their tenant is unknown",
-                self.journal,
-            )
-
     def __repr__(self) -> str:
         def unless(value: object, usual: object) -> object:
             return None if value == usual else value
@@ -498,8 +329,3 @@ class WriteBehindCheckpointer(WriteBehindReads):
             on_outage=unless(self.on_outage, "fail"),
             exclusive=unless(self.exclusive, False),
         )
-
-
-def _is_old(checkpoint_id: str, now: float) -> bool:
-    """Whether a checkpoint is so old that no journal replays it any more."""
-    return is_stamp(checkpoint_id) and now - stamp_seconds(checkpoint_id) > KEPT_DAYS / 2 * 86_400

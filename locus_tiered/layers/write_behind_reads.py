@@ -6,17 +6,11 @@ process may have deleted or overtaken what they hold.
 
 from __future__ import annotations
 
-import asyncio
 import fnmatch
-import os
-from collections.abc import Coroutine, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Sequence
 
 from locus_tiered.core.checkpoint import Checkpoint, Entry
-from locus_tiered.core.clock import Clock
 from locus_tiered.core.errors import BackendError, CorruptCheckpoint, shorten
-from locus_tiered.core.lanes import PerLoop
 from locus_tiered.core.layer import MOST
 from locus_tiered.core.logs import logger_for
 from locus_tiered.core.operations import (
@@ -31,142 +25,23 @@ from locus_tiered.core.operations import (
     Row,
     Search,
 )
-from locus_tiered.core.ordering import OrderingLayer
 from locus_tiered.core.signals import emit
 from locus_tiered.core.stamp import stamp_seconds
-from locus_tiered.layers.far import Far
-from locus_tiered.layers.flusher import Flusher
 from locus_tiered.layers.pending import last_word, outlives, overlay
+from locus_tiered.layers.write_behind_life import WriteBehindLife
 from locus_tiered.stores.base import row_of
-from locus_tiered.stores.journal import Journal, Pending, key_of
+from locus_tiered.stores.journal import Journal, key_of
 from locus_tiered.stores.journal_rows import PendingRow, RowDamaged
 
 __all__ = ["WriteBehindReads"]
 
 logger = logger_for(__name__)
 
-T = TypeVar("T")
 
-
-class _Session:
-    """The journal as one event loop has it."""
-
-    journal: Journal | None = None
-
-
-class WriteBehindReads(OrderingLayer, base=True):
-    """See :class:`~locus_tiered.layers.write_behind.WriteBehindCheckpointer`, which is this and the changes."""
-
-    def _begin(self, far: Far, journal: Path, clock: Clock) -> None:
-        self._far, self._path = far, journal
-        self._flusher = Flusher(far, lambda: self.name, clock)
-        self._sessions: PerLoop[_Session] = PerLoop(_Session)
-        self._last: Journal | None = None
-        homes = sorted({layer.traits.home for layer in self.inner.walk() if not layer.members() and layer.traits.home})
-        self._home = "; ".join(homes) or None
-
-    # -- the journal ---------------------------------------------------------------------------------
-
-    async def _open(self) -> Journal:
-        session = self._sessions.get()
-        journal = session.journal
-        if journal is None or not journal.is_open:
-            journal = await Journal.attach(self._path, self._home, self._clock, self)
-            session.journal = self._last = journal
-            if journal.index.rows:
-                emit("journal.adopted", self.name, None, rows=journal.index.rows)
-                self._flusher.wake(journal)
-        return journal
-
-    @property
-    def _attached(self) -> Journal | None:
-        journal = self._sessions.get().journal
-        return journal if journal is not None and journal.is_open else None
-
-    async def _leave(self) -> None:
-        journal = self._attached
-        self._sessions.drop()
-        await self._flusher.stop()
-        if journal is not None:
-            await journal.detach(self)
-
-    async def recover(self) -> Pending:
-        """Open the journal now and take over what former processes left; answers what is pending.
-
-        The first operation does so by itself.
-        """
-        await self._open()
-        return self.pending()
-
-    async def flush(self, thread_id: str | None = None) -> None:
-        """Wait until everything that is pending now (of one thread, or of all) has reached the far store.
-
-        Raises what the far store raises; what could not be sent stays pending. Rows of tenants whose context this
-        process has not seen yet stay too: see ``pending().waiting_for_tenant``. A cancelled caller leaves.
-        """
-        journal = await self._open()
-        if thread_id is not None:
-            await self._flusher.send(journal, self._key(thread_id))
-        else:
-            await self._send_all(journal)
-
-    async def _send_all(self, journal: Journal) -> bool:
-        """Send all that is pending; answers whether nothing is left."""
-        keys = journal.index.threads()
-        failures = [
-            each
-            for start in range(0, len(keys), 8)
-            for each in await asyncio.gather(
-                *(self._flusher.send(journal, key) for key in keys[start : start + 8]), return_exceptions=True
-            )
-            if each is not None
-        ]
-        for failure in failures:
-            raise failure
-        return journal.index.rows == 0
-
-    async def retry_dead_letters(self) -> int:
-        """Have the far store asked again for what it never took; answers how many operations that is."""
-        journal = await self._open()
-        dead = [row for row in journal.index.all() if row.error is not None]
-        await journal.revive(dead)
-        self._flusher.wake(journal)
-        return len(dead)
-
-    def pending(self) -> Pending:
-        """What is still to be sent, as this process knows it; before the first operation nothing is known.
-
-        After ``close()`` it is what was left then.
-        """
-        journal = self._last
-        if journal is None or journal.pid != os.getpid():
-            return Pending(opened=False)
-        waiting = sum(
-            len(journal.index.unsent(key))
-            for key in journal.index.threads()
-            if not self._flusher.can_send(journal, key)
-        )
-        return journal.pending(waiting=waiting, last_error=self._flusher.last_error)
-
-    async def _in_time(self, work: Coroutine[Any, Any, T], seconds: float) -> T | None:
-        """The result of ``work``, or ``None`` when it takes longer than that; it then goes on."""
-        task = asyncio.ensure_future(work)
-        sleep = asyncio.ensure_future(self._clock.sleep(seconds))
-        try:
-            await asyncio.wait({task, sleep}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            sleep.cancel()
-        if task.done():
-            return task.result()
-        task.cancel()  # what is being sent goes on in its lane
-        await asyncio.wait({task})
-        return None
+class WriteBehindReads(WriteBehindLife, base=True):
+    """See :class:`~locus_tiered.layers.write_behind.WriteBehindCheckpointer`, of which this is a part."""
 
     # -- what is pending -----------------------------------------------------------------------------
-
-    def _key(self, thread_id: str) -> str:
-        self._far.tenant(thread_id)  # whoever comes by: his context may be what a former row waits for
-        return self._scoped(thread_id)
 
     async def _rows(self, journal: Journal, key: str) -> tuple[PendingRow, ...]:
         """A thread's pending rows, those of a former process compared with the far store first."""
@@ -177,8 +52,8 @@ class WriteBehindReads(OrderingLayer, base=True):
         return rows
 
     async def _here(self, thread_id: str) -> tuple[Journal, str, tuple[PendingRow, ...]]:
-        journal = await self._open()
         key = self._key(thread_id)
+        journal = await self._open()
         return journal, key, await self._rows(journal, key)
 
     _last_word = staticmethod(last_word)
@@ -224,17 +99,20 @@ class WriteBehindReads(OrderingLayer, base=True):
         return await self._load_one(Load(thread_id, entry.id, entry.stamp), entry.id)
 
     async def _load_one(self, op: Load, checkpoint_id: str) -> Checkpoint | None:
-        journal, _, rows = await self._here(op.thread_id)
-        last = last_word(rows, checkpoint_id)
-        if last is not None and last.kind == "save":
+        last: PendingRow | None = None
+        while True:
+            journal, _, rows = await self._here(op.thread_id)
+            before, last = last, last_word(rows, checkpoint_id)
+            if last is None or last.kind == "delete" or last is before:
+                break
             if op.stamp is not None and op.stamp != last.stamp:
                 return None
             found = await self._read(journal, last)
             if found is not None:
                 return found
-            last = None  # it was sent meanwhile
+            # It was sent, or another one took its place: look again.
         found = await self.inner.handle(op)
-        if found is None or last is None or outlives(found.entry, last):
+        if found is None or last is None or last.kind == "save" or outlives(found.entry, last):
             return found
         return None
 
@@ -249,8 +127,8 @@ class WriteBehindReads(OrderingLayer, base=True):
                 return whole[0] if whole else None
             head = await self._far.head(op.thread_id, key)
         except BackendError as error:
-            if not kept:
-                raise
+            if not kept or (kept[0].stamp or "") < self._far.surely(key):
+                raise  # the steps of a turn may outlast its end here; what ended it is in the far store
             # What this process acknowledged itself is answered; whether others saved since, nobody knows.
             emit("answer.stale", self.name, op.thread_id, error=type(error).__name__)
             logger.warning(

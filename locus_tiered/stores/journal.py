@@ -26,6 +26,7 @@ from locus_tiered.stores.journal_file import Changes, JournalFile, NewRow
 from locus_tiered.stores.journal_index import PendingIndex
 from locus_tiered.stores.journal_open import Opened, leave, open_journal
 from locus_tiered.stores.journal_rows import PendingRow, RowDamaged
+from locus_tiered.stores.journal_schema import Connect, connect
 from locus_tiered.stores.journal_thread import JournalThread
 
 __all__ = ["Journal", "Pending", "check_journal_path", "key_of"]
@@ -74,12 +75,20 @@ def key_of(row: PendingRow) -> str:
 class Journal:
     """The journal of this process in one directory. Get it with :meth:`attach`."""
 
-    def __init__(self, path: Path, home: str | None, clock: Clock, predecessor: Event | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        home: str | None,
+        clock: Clock,
+        predecessor: Event | None = None,
+        connecting: Connect = connect,
+    ) -> None:
         self.path = path
         self.pid = os.getpid()
         self.index = PendingIndex()
         self.damaged = self.left = self.passed_over = 0
         self._home, self._clock, self._predecessor = home, clock, predecessor
+        self._connecting, self._ending = connecting, False
         self._thread = JournalThread(self._open)
         self._opened: Opened | None = None
         self._closed = Event()
@@ -90,43 +99,62 @@ class Journal:
     # -- one per process and directory ---------------------------------------------------------------
 
     @classmethod
-    async def attach(cls, path: Path, home: str | None, clock: Clock, user: object) -> Journal:
-        """The open journal of this process in ``path``; ``user`` has it in this event loop until :meth:`detach`."""
-        loop = asyncio.get_running_loop()
+    async def attach(
+        cls, path: Path, home: str | None, clock: Clock, user: object, *, connecting: Connect = connect
+    ) -> Journal:
+        """The open journal of this process in ``path``; ``user`` has it in this event loop until :meth:`detach`.
+
+        ``connecting`` makes the connection when it is this call that opens the journal. Raises
+        :class:`JournalError`; then ``user`` has nothing, nor has a caller that was cancelled.
+        """
+        loop, ticket = asyncio.get_running_loop(), object()
         place = (str(path.resolve()), home)
         with _registry_lock:
             journal = _registry.get(place)
             if journal is None or journal.pid != os.getpid() or journal._closed.is_set() or not journal._users:
                 before = None if journal is None or journal.pid != os.getpid() else journal._closed
-                journal = _registry[place] = cls(path, home, clock, before)
-            journal._users[id(user), id(loop)] = weakref.ref(loop)
+                journal = _registry[place] = cls(path, home, clock, before, connecting)
+            journal._users[id(ticket), id(loop)] = weakref.ref(loop)
         try:
             await journal._thread.read(lambda file: None)
-        except JournalError:
+        except BaseException as error:
             with _registry_lock:
-                journal._users.pop((id(user), id(loop)), None)
-                if not journal._users and _registry.get(place) is journal:
+                if isinstance(error, JournalError) and _registry.get(place) is journal:
                     del _registry[place]  # the next one tries again
+                if journal._let_go((id(ticket), id(loop))):
+                    journal._thread.end(journal._close)
             raise
+        with _registry_lock:
+            del journal._users[id(ticket), id(loop)]
+            journal._users[id(user), id(loop)] = weakref.ref(loop)
         return journal
+
+    def _let_go(self, user: tuple[int, int]) -> bool:
+        """Answers whether nobody has the journal any more and who asks is the one to close it."""
+        self._users.pop(user, None)
+        for key, loop in list(self._users.items()):
+            alive = loop()
+            if alive is None or alive.is_closed():
+                del self._users[key]
+        last = not self._users and not self._ending and self.pid == os.getpid()
+        self._ending = self._ending or last
+        return last
 
     async def detach(self, user: object) -> None:
         """Let go of the journal in this event loop; whoever is the last closes it."""
-        here = (id(user), id(asyncio.get_running_loop()))
         with _registry_lock:
-            self._users.pop(here, None)
-            for key, loop in list(self._users.items()):
-                alive = loop()
-                if alive is None or alive.is_closed():
-                    del self._users[key]
-            last = not self._users and not self._closed.is_set()
-        if last and self.pid == os.getpid():
+            last = self._let_go((id(user), id(asyncio.get_running_loop())))
+        if last:
             await self._thread.stop(self._close)
 
     def _open(self) -> JournalFile:
         if self._predecessor is not None:
             self._predecessor.wait(_HANDOVER_SECONDS)
-        opened = open_journal(self.path, self._home)
+        try:
+            opened = open_journal(self.path, self._home, self._connecting)
+        except BaseException:
+            self._closed.set()
+            raise
         now, wall = self._clock.monotonic(), self._clock.wall()
         found = opened.found
         for row in sorted((*found.rows, *found.dead), key=lambda row: (row.stamp, row.seq)):
@@ -173,7 +201,7 @@ class Journal:
         """Keep a row, and drop others for it, in one commit."""
         gone = list(instead_of)
         row.seq = self._place()
-        changes = Changes(add=[NewRow(row, metadata, body)], remove=[each.seq for each in gone])
+        changes = Changes(add=[NewRow.of(row, metadata, body)], remove=[each.seq for each in gone])
 
         def done() -> None:
             with self.index.lock:  # nobody sees the one without the other
@@ -193,6 +221,16 @@ class Journal:
 
         if gone:
             await self._thread.commit(Changes(remove=[row.seq for row in gone]), done)
+
+    def forget(self, rows: Iterable[PendingRow]) -> None:
+        """:meth:`drop` without waiting for the disk: for rows that whoever finds them again drops by himself.
+
+        It is committed before whatever is asked for later.
+        """
+        gone = list(rows)
+        for row in gone:
+            self.index.remove(key_of(row), row)
+        self._thread.submit(Changes(remove=[row.seq for row in gone]))
 
     async def mark_attempted(self, rows: Iterable[PendingRow]) -> None:
         """Note, before they are sent, that the far store may have heard of them."""

@@ -3,54 +3,35 @@
 SQLite in WAL mode with ``synchronous=FULL``: a transaction that was committed has been fsynced and survives a
 power cut (sqlite.org/pragma.html#pragma_synchronous). Pages of 32 KiB keep a usual state in one of them. Columns that
 are read when a journal is opened stand before the state, whose overflow pages are then left alone.
-
-Version 1 of the file::
-
-    meta(key, value)                                                    version, home
-    rows(seq, attempted, head, head_check, origin, metadata, body, body_check)   what is pending, in order
-    dead(like rows, and error, failed_at)                               what can never be applied
-
-``origin`` names the journal and the row that a row was adopted from, so that an adoption that was cut short is
-taken up again without doubling anything.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from locus_tiered.core.errors import JournalError, shorten
-from locus_tiered.stores.journal_rows import PendingRow, RowDamaged, check_of, decode_head, encode_head
+from locus_tiered.stores.journal_rows import PendingRow, RowDamaged, check_of, decode_head, encode_head, home_mark
+from locus_tiered.stores.journal_schema import (
+    PAGE,
+    SCHEMA,
+    VERSION,
+    Connect,
+    FileDamaged,
+    connect,
+    create_tables,
+    is_damage,
+)
 
-__all__ = ["VERSION", "Changes", "JournalFile", "NewRow", "Recovered", "connect"]
+__all__ = ["Changes", "JournalFile", "NewRow", "Recovered"]
 
-VERSION = 1
 _ATTEMPTED = 0x5A5A5A
-_LOG_PAGES = 512  # 16 MiB of log, then its pages go back into the file
 _COLUMNS = "seq, attempted, head, head_check, origin, metadata, body, body_check"
-_SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS rows(seq INTEGER PRIMARY KEY, attempted INTEGER NOT NULL, head BLOB NOT NULL,
-    head_check BLOB NOT NULL, origin TEXT UNIQUE, metadata BLOB, body BLOB, body_check BLOB);
-CREATE TABLE IF NOT EXISTS dead(seq INTEGER PRIMARY KEY, attempted INTEGER NOT NULL, head BLOB NOT NULL,
-    head_check BLOB NOT NULL, origin TEXT UNIQUE, metadata BLOB, body BLOB, body_check BLOB,
-    error TEXT NOT NULL, failed_at REAL NOT NULL);
-INSERT OR IGNORE INTO meta VALUES('version', '{VERSION}');
-"""
-
-Connect = Callable[[Path], sqlite3.Connection]
-
-
-def connect(path: Path) -> sqlite3.Connection:
-    """The one connection to a journal's file."""
-    connection = sqlite3.connect(path, isolation_level=None, timeout=5.0)
-    for pragma in ("page_size=32768", "journal_mode=WAL", "synchronous=FULL", f"wal_autocheckpoint={_LOG_PAGES}"):
-        connection.execute(f"PRAGMA {pragma}")
-    return connection
+_NOTES = {"version", "home", "home_check"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +39,16 @@ class NewRow:
     """A row to be written, with the state of a save."""
 
     row: PendingRow
-    metadata: Mapping[str, Any] | None = None
+    metadata: bytes | None = None
     body: bytes | None = None
+    check: bytes | None = None
+    """The check over both, of a row that is adopted; else it is made when the row is written."""
     origin: str | None = None
+
+    @classmethod
+    def of(cls, row: PendingRow, metadata: Mapping[str, Any] | None, body: bytes | None) -> NewRow:
+        """A row with the caller's metadata, which have a JSON form."""
+        return cls(row, None if metadata is None else json.dumps(dict(metadata)).encode(), body)
 
 
 @dataclass(slots=True)
@@ -83,42 +71,76 @@ class Recovered:
     rows: list[PendingRow] = field(default_factory=list)
     dead: list[PendingRow] = field(default_factory=list)
     damaged: int = 0
-
-    @property
-    def last(self) -> int:
-        """The greatest place that was ever taken here."""
-        return max((row.seq for row in (*self.rows, *self.dead)), default=0)
+    last: int = 0
+    """The greatest place that is taken here, by damaged rows too."""
 
 
 class JournalFile:
     """One open journal file. Raises ``sqlite3.Error`` as it comes; who calls decides what that means."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, home: str | None) -> None:
         self.path = path
-        self._connection = connection
+        self._connection, self._home = connection, home
 
     @classmethod
-    def open(cls, path: Path, connecting: Connect = connect) -> JournalFile:
-        """Open, or make, the file; raises :class:`JournalError` for one of a newer version of this library."""
+    def open(cls, path: Path, home: str | None, connecting: Connect = connect) -> JournalFile:
+        """Open, or make, the file, for the far store called ``home`` (``None``: nobody can tell).
+
+        Raises :class:`JournalError` for one of a newer version of this library, and :class:`FileDamaged`. Whose it
+        is, see :attr:`others_home`.
+        """
+        if home is not None:
+            home = home.encode("utf-8", "backslashreplace").decode()
         connection = connecting(path)
         try:
-            connection.executescript(_SCHEMA)
-            file = cls(path, connection)
-            version = file.note("version")
-            if version != str(VERSION):
-                raise JournalError(
-                    f"journal {shorten(str(path))} has the format {shorten(version)}; this version reads up to "
-                    f"{VERSION}. Nothing was changed: use the version of locus-tiered that wrote it, or a newer one"
-                )
+            file = cls(path, connection, home)
+            tables = dict(connection.execute("SELECT name, sql FROM sqlite_master").fetchall())
+            if not tables and path.stat().st_size <= PAGE:
+                create_tables(connection, home)
+            else:
+                file._check(tables)
         except BaseException:
             connection.close()
             raise
         return file
 
-    def note(self, key: str, value: str | None = None) -> str | None:
-        """What is noted under ``key`` about this journal; with ``value``, note that first."""
-        if value is not None:
-            self._connection.execute("INSERT OR REPLACE INTO meta VALUES(?, ?)", (key, value))
+    def _check(self, tables: dict[str, str]) -> None:
+        version = self.note("version") if "meta" in tables else None
+        second = str(self._connection.execute("PRAGMA user_version").fetchone()[0])
+        if version == second and version.isdecimal() and int(version) > VERSION:
+            raise JournalError(
+                f"journal {shorten(str(self.path))} has the format {shorten(version)}; this version reads up to "
+                f"{VERSION}. Nothing was changed: use the version of locus-tiered that wrote it, or a newer one"
+            )
+        if tables != SCHEMA:
+            raise FileDamaged("its tables are not those of a journal")
+        notes = dict(self._connection.execute("SELECT key, value FROM meta").fetchall())
+        home = notes.get("home")
+        if not version == second == str(VERSION) or not notes.keys() <= _NOTES:
+            raise FileDamaged("nobody can tell its version")
+        if notes.get("home_check") != (None if home is None else home_mark(home)):
+            raise FileDamaged("nobody can tell whose it is")
+
+    def roots(self) -> list[int]:
+        """The pages at which the tables begin."""
+        return [root for (root,) in self._connection.execute("SELECT rootpage FROM sqlite_master")]
+
+    @property
+    def others_home(self) -> str | None:
+        """The far store that this journal belongs to, when that is surely another one than ours."""
+        theirs = self.note("home")
+        return theirs if theirs is not None and self._home is not None and theirs != self._home else None
+
+    def claim(self) -> None:
+        """Note whose journal this is, where nobody noted it before."""
+        if self._home is not None and self.note("home") is None:
+            self._connection.execute("BEGIN IMMEDIATE")
+            notes = [("home", self._home), ("home_check", home_mark(self._home))]
+            self._connection.executemany("INSERT INTO meta VALUES(?, ?)", notes)
+            self._connection.execute("COMMIT")
+
+    def note(self, key: str) -> str | None:
+        """What is noted under ``key`` about this journal."""
         found = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return None if found is None else str(found[0])
 
@@ -132,9 +154,12 @@ class JournalFile:
             for changes in batch:
                 self._apply(changes)
             run("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:
-                run("ROLLBACK")
+        except BaseException as error:
+            try:
+                if self._connection.in_transaction:
+                    run("ROLLBACK")
+            except sqlite3.Error as worse:
+                raise worse from error
             raise
 
     def _apply(self, changes: Changes) -> None:
@@ -145,12 +170,12 @@ class JournalFile:
             many("DELETE FROM dead WHERE seq = ?", gone)
         if changes.attempt:
             many("UPDATE rows SET attempted = ? WHERE seq = ?", [(_ATTEMPTED, seq) for seq in changes.attempt])
+        for new in changes.add:
+            self._add(new)
         for seq, error, failed_at in changes.bury:
             self._move("rows", "dead", seq, ", ?, ?", (error, failed_at))
         for seq in changes.revive:
             self._move("dead", "rows", seq)
-        for new in changes.add:
-            self._add(new)
 
     def _move(self, source: str, target: str, seq: int, extra: str = "", values: Sequence[Any] = ()) -> None:
         run = self._connection.execute
@@ -158,26 +183,28 @@ class JournalFile:
         run(f"DELETE FROM {source} WHERE seq = ?", (seq,))
 
     def _add(self, new: NewRow) -> None:
-        row, head = new.row, encode_head(new.row)
-        metadata = None if new.metadata is None else json.dumps(dict(new.metadata)).encode()
-        body_check = None if new.body is None else check_of(metadata or b"", new.body)
+        row, head = new.row, encode_head(new.row, self._home)
+        body_check = new.check
+        if body_check is None and new.body is not None:
+            body_check = check_of(new.metadata or b"", new.body)
         self._connection.execute(
-            f"INSERT OR IGNORE INTO rows({_COLUMNS}) VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
+            f"INSERT INTO rows({_COLUMNS}) VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 row.seq,
                 _ATTEMPTED if row.attempted else 0,
                 head,
                 check_of(head),
                 new.origin,
-                metadata,
+                new.metadata,
                 new.body,
                 body_check,
             ),
         )
 
-    def tidy(self) -> None:
-        """Give the log's pages back to the file, while nobody waits."""
-        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    def tidy(self) -> bool:
+        """Give the log's pages back to the file; answers whether all of them could be."""
+        busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        return not busy
 
     # -- reading -------------------------------------------------------------------------------------
 
@@ -187,9 +214,13 @@ class JournalFile:
         Raises :class:`RowDamaged` for a state that is not what was written.
         """
         for table in ("rows", "dead"):
-            found = self._connection.execute(
-                f"SELECT metadata, body, body_check FROM {table} WHERE seq = ?", (seq,)
-            ).fetchone()
+            try:
+                query = f"SELECT metadata, body, body_check FROM {table} WHERE seq = ?"
+                found = self._connection.execute(query, (seq,)).fetchone()
+            except sqlite3.DatabaseError as error:
+                if not is_damage(error):
+                    raise
+                raise RowDamaged("it cannot be read") from error
             if found is not None:
                 metadata, body, check = found
                 if not isinstance(body, bytes) or check != check_of(metadata or b"", body):
@@ -200,32 +231,61 @@ class JournalFile:
     def recover(self) -> Recovered:
         """Every row in order. What is damaged is left where it is and counted."""
         found = Recovered()
-        query = "SELECT seq, attempted, head, head_check FROM rows ORDER BY seq"
-        for seq, attempted, head, check in self._connection.execute(query):
-            try:
-                found.rows.append(decode_head(seq, head, check, attempted))
-            except (RowDamaged, ValueError, KeyError, TypeError):
-                found.damaged += 1
-        query = "SELECT seq, attempted, head, head_check, error FROM dead ORDER BY seq"
-        for seq, attempted, head, check, error in self._connection.execute(query):
-            try:
-                row = decode_head(seq, head, check, attempted)
-            except (RowDamaged, ValueError, KeyError, TypeError):
-                found.damaged += 1
-                continue
-            row.error = str(error)
-            found.dead.append(row)
+        for table, rows, error in (("rows", found.rows, "NULL"), ("dead", found.dead, "error")):
+            query = f"SELECT seq, attempted, head, head_check, {error} FROM {table}"
+            before = 0
+            for seq, *parts in self._each(table, query):
+                try:
+                    if seq <= before or not parts:
+                        raise RowDamaged("it is there twice, or cannot be read")
+                    *head, why = parts
+                    row = decode_head(seq, head[1], head[2], head[0], self._home)
+                except (RowDamaged, ValueError, KeyError, TypeError):
+                    found.damaged += 1
+                    continue
+                finally:
+                    before = max(before, seq)
+                    found.last = max(found.last, seq)
+                row.error = None if table == "rows" else str(why)
+                rows.append(row)
         return found
 
-    def raw(self, table: str, seq: int) -> tuple[Any, ...]:
-        """One row's state as it stands, for who adopts it: metadata, body."""
-        found = self._connection.execute(f"SELECT metadata, body FROM {table} WHERE seq = ?", (seq,)).fetchone()
-        return tuple(found) if found is not None else (None, None)
+    def _each(self, table: str, query: str) -> Iterator[tuple[Any, ...]]:
+        """Every row of a table in order; only its place, where SQLite cannot make a row of it."""
+        after = -(1 << 63)
+        try:
+            for row in self._connection.execute(f"{query} ORDER BY seq"):
+                yield row
+                after = row[0]
+            return
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                raise
+        places = self._connection.execute(f"SELECT seq FROM {table} WHERE seq > ? ORDER BY seq", (after,)).fetchall()
+        for place in places:
+            try:
+                found = self._connection.execute(f"{query} WHERE seq = ?", place).fetchone()
+            except sqlite3.DatabaseError as error:
+                if not is_damage(error):
+                    raise
+                found = None
+            yield place if found is None else found
 
-    def has_origin(self, origin: str) -> bool:
-        """Whether the row of this origin was adopted already."""
-        query = "SELECT EXISTS(SELECT 1 FROM rows WHERE origin = ?) OR EXISTS(SELECT 1 FROM dead WHERE origin = ?)"
-        return bool(self._connection.execute(query, (origin, origin)).fetchone()[0])
+    def raw(self, table: str, seq: int) -> tuple[Any, Any, Any, Any]:
+        """One row's state as it stands, for who adopts it: origin, metadata, body, and the check over these two.
+
+        Whether it is what was written is found out when it is read there.
+        """
+        query = f"SELECT origin, metadata, body, body_check FROM {table} WHERE seq = ?"
+        found = self._connection.execute(query, (seq,)).fetchone()
+        return tuple(found) if found is not None else (None, None, None, None)
+
+    def origins(self) -> set[str]:
+        """Where the rows that were adopted came from."""
+        query = (
+            "SELECT origin FROM rows WHERE origin IS NOT NULL UNION SELECT origin FROM dead WHERE origin IS NOT NULL"
+        )
+        return {str(origin) for (origin,) in self._connection.execute(query)}
 
     @property
     def is_empty(self) -> bool:

@@ -1,18 +1,24 @@
 """What is pending in a journal, by thread, as this process knows it: heads only, states stay on the disk.
 
-Safe to use from several threads. A *claim* keeps two event loops from sending one thread's rows at a time; the claim
-of a loop that was closed is void.
+Safe to use from several threads. A *claim* keeps two event loops, or two layers, from sending one thread's rows
+at a time; the claim of a loop that was closed is void.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
 from threading import RLock
+from typing import Protocol
 
 from locus_tiered.stores.journal_rows import PendingRow
 
-__all__ = ["PendingIndex"]
+__all__ = ["Claimant", "PendingIndex"]
+
+
+class Claimant(Protocol):
+    """Who sends the rows of a thread: one layer in one event loop, which may have been closed."""
+
+    def is_closed(self) -> bool: ...
 
 
 class PendingIndex:
@@ -22,10 +28,15 @@ class PendingIndex:
         self.lock = RLock()
         self.bytes = 0
         self.rows = 0
-        self.dead = 0
         self._threads: dict[str, list[PendingRow]] = {}
         self._ages: dict[PendingRow, None] = {}  # unsent ones, the oldest first
-        self._claims: dict[str, asyncio.AbstractEventLoop] = {}
+        self._dead: set[PendingRow] = set()
+        self._claims: dict[str, Claimant] = {}
+
+    @property
+    def dead(self) -> int:
+        """How many rows can never be applied."""
+        return len(self._dead)
 
     def add(self, key: str, row: PendingRow) -> None:
         """Note a row that is on the disk, behind those that are there."""
@@ -48,16 +59,18 @@ class PendingIndex:
     def bury(self, row: PendingRow, error: str) -> None:
         """Note that a row can never be applied."""
         with self.lock:
-            self._count(row, -1)
-            row.error = error
-            self._count(row, 1)
+            if row in self._ages:
+                self._count(row, -1)
+                row.error = error
+                self._count(row, 1)
 
     def revive(self, row: PendingRow) -> None:
         """Note that a dead letter is to be tried again."""
         with self.lock:
-            self._count(row, -1)
-            row.error = None
-            self._count(row, 1)
+            if row in self._dead:
+                self._count(row, -1)
+                row.error = None
+                self._count(row, 1)
 
     def _count(self, row: PendingRow, sign: int) -> None:
         if row.error is None:
@@ -67,8 +80,10 @@ class PendingIndex:
                 self._ages[row] = None
             else:
                 self._ages.pop(row, None)
+        elif sign > 0:
+            self._dead.add(row)
         else:
-            self.dead += sign
+            self._dead.discard(row)
 
     # -- looking -------------------------------------------------------------------------------------
 
@@ -131,16 +146,16 @@ class PendingIndex:
             row.in_flight = True
             return True
 
-    def claim(self, key: str, loop: asyncio.AbstractEventLoop) -> bool:
-        """Have this event loop be the one that sends the thread's rows."""
+    def claim(self, key: str, who: Claimant) -> bool:
+        """Have ``who`` be the one that sends the thread's rows."""
         with self.lock:
             holder = self._claims.get(key)
-            if holder is not None and holder is not loop and not holder.is_closed():
+            if holder is not None and holder is not who and not holder.is_closed():
                 return False
-            if holder is not loop:
+            if holder is not who:
                 for row in self._threads.get(key, ()):
                     row.in_flight = False  # what a closed loop was sending, nobody sends any more
-            self._claims[key] = loop
+            self._claims[key] = who
             return True
 
     def let_go(self, key: str) -> None:

@@ -1,31 +1,36 @@
 """Opening a journal: take a sub-directory that nobody holds, and everything that former processes left.
 
-The largest orphan is taken as it is; the rows of the others are copied, committed, and only then removed there. Cut
-short at any point, it is taken up again and nothing is doubled (``origin``). What cannot be read to the end is
-salvaged row by row, put aside for a human, and counted.
+The largest sound orphan is taken as it is; the rows of the others are copied, committed, and only then removed there.
+Cut short at any point, it is taken up again and nothing is doubled (``origin``). What is not in order is never
+written to: what can be read of it is copied, the rest is put aside for a human, and counted.
+
+An error of the disk or of the file system is not damage: then nothing is opened and nothing changed.
 """
 
 from __future__ import annotations
 
-import json
+import errno
 import sqlite3
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from locus_tiered.core.errors import JournalError, shorten
+from locus_tiered.core.errors import JournalError, JournalFull, shorten
 from locus_tiered.core.logs import logger_for
-from locus_tiered.stores.journal_file import Changes, Connect, JournalFile, NewRow, Recovered, connect
+from locus_tiered.stores.journal_file import Changes, JournalFile, NewRow, Recovered
 from locus_tiered.stores.journal_folder import FILE, Folder, Seat
-from locus_tiered.stores.journal_log import frames_passed_over
-from locus_tiered.stores.journal_rows import PendingRow, RowDamaged, check_of, decode_head
+from locus_tiered.stores.journal_log import passed_over
+from locus_tiered.stores.journal_pages import Misplaced, check_header, check_pages
+from locus_tiered.stores.journal_rows import PendingRow
+from locus_tiered.stores.journal_salvage import readable_rows
+from locus_tiered.stores.journal_schema import Connect, FileDamaged, connect, is_damage
 
 __all__ = ["Opened", "leave", "open_journal"]
 
 logger = logger_for(__name__)
 
-_AT_ONCE = 64  # rows copied in one commit
+_AT_ONCE, _BYTES_AT_ONCE = 64, 16 << 20  # copied in one commit
 
 
 @dataclass(slots=True)
@@ -36,172 +41,261 @@ class Opened:
     file: JournalFile
     found: Recovered = field(default_factory=Recovered)
     left: int = 0
-    """Sub-directories of former processes that were left alone: of another home, or of a newer version."""
+    """Sub-directories of former processes that were left alone: of another home, of a newer version, or of a user
+    whose files this process may not open."""
     passed_over: int = 0
     """Frames of a log that SQLite did not read: never acknowledged, unless the disk is damaged."""
 
 
 def open_journal(path: Path, home: str | None, connecting: Connect = connect) -> Opened:
-    """Open the journal in directory ``path`` for the far store called ``home`` (``None``: nobody can tell)."""
+    """Open the journal in directory ``path`` for the far store called ``home`` (``None``: nobody can tell).
+
+    Raises :class:`JournalError`; then nothing is held, and what former processes left is where it was.
+    """
     folder = Folder(path)
     folder.prepare()
-    with folder.alone():
-        opened: Opened | None = None
-        left = passed_over = damaged = 0
-        others: list[tuple[Seat, JournalFile]] = []
-        broken: list[Seat] = []
-        for seat in folder.orphans():
-            passed_over += _passed_over(seat)
-            try:
-                file = JournalFile.open(seat.file, connecting)
-                theirs = file.note("home")
-            except JournalError as error:
-                logger.warning("%s", error)
-                theirs, file = "", None
-            except sqlite3.DatabaseError:
-                broken.append(seat)
-                continue
-            if file is None or (home is not None and theirs is not None and theirs != home):
-                if file is not None:
-                    logger.warning("journal %s belongs to another home (%s); left alone", seat.path.name, theirs)
-                    file.close()
-                seat.release()
-                left += 1
-            elif opened is None:
-                opened = Opened(seat, file)
-            else:
-                others.append((seat, file))
-        if opened is None:
-            seat = folder.new()
-            opened = Opened(seat, JournalFile.open(seat.file, connecting))
-        if home is not None:
-            opened.file.note("home", home)
-        try:
-            opened.found = opened.file.recover()
-        except sqlite3.DatabaseError:
-            opened, lost = _replace(folder, opened, home, connecting)
-            damaged += lost
-        for seat, file in others:
-            damaged += _merge(opened, seat, file)
-        for seat in broken:
-            damaged += _salvage(opened, seat)
-        opened.found.damaged += damaged
-        opened.left, opened.passed_over = left, passed_over
-    return opened
+    try:
+        with folder.alone(), ExitStack() as undo:
+            opened = _Opening(folder, home, connecting, undo).run()
+            undo.pop_all()
+        return opened
+    except (OSError, sqlite3.Error) as error:
+        raise _failed(path, error) from error
 
 
 def leave(folder: Path, opened: Opened) -> None:
     """Close the journal: an empty one goes, one with rows waits for whoever comes next."""
-    with Folder(folder).alone():
-        with suppress(sqlite3.Error):
-            opened.file.tidy()
-        empty = False
-        with suppress(sqlite3.Error):
-            empty = opened.file.is_empty
+    try:
+        with Folder(folder).alone():
+            with suppress(sqlite3.Error):
+                opened.file.tidy()
+            empty = False
+            with suppress(sqlite3.Error):
+                empty = opened.file.is_empty
+            with suppress(sqlite3.Error):
+                opened.file.close()
+            if empty:
+                with suppress(OSError):
+                    opened.seat.remove()
+    except (JournalError, OSError) as error:
+        logger.warning("journal %s was left as it is: %s", opened.seat.path.name, error)
         with suppress(sqlite3.Error):
             opened.file.close()
-        if empty:
-            opened.seat.remove()
-        else:
-            opened.seat.release()
+    finally:
+        opened.seat.release()
 
 
-def _passed_over(seat: Seat) -> int:
-    frames = frames_passed_over(seat.path / f"{FILE}-wal")
-    if frames:
-        logger.warning(
-            "journal %s: its log ends before %d frames that do not add up. After a power cut they were never "
-            "acknowledged; if the machine did not stop, look at the disk",
-            seat.path.name,
-            frames,
+def _failed(path: Path, error: Exception) -> JournalError:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL or getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT):
+        return JournalFull(
+            f"journal {shorten(str(path))} could not be opened: its disk is full. Nothing was saved there, what it "
+            "holds is untouched. Make room"
         )
-    return frames
+    why = getattr(error, "sqlite_errorname", None) or f"{type(error).__name__}, errno {getattr(error, 'errno', None)}"
+    return JournalError(
+        f"journal {shorten(str(path))} could not be opened ({why}); nothing was saved there, what it holds is "
+        "untouched. Look at the disk, and at who may write there"
+    )
 
 
-def _origin(seat: Seat, seq: int) -> str:
+class _Opening:
+    """One opening; what it holds when it fails is let go of by ``undo``."""
+
+    def __init__(self, folder: Folder, home: str | None, connecting: Connect, undo: ExitStack) -> None:
+        self._folder, self._home, self._connecting, self._undo = folder, home, connecting, undo
+        self._damaged = self._left = self._passed_over = 0
+
+    def run(self) -> Opened:
+        sound: list[tuple[Seat, JournalFile]] = []
+        broken: list[tuple[Seat, str]] = []
+        orphans, self._left = self._folder.orphans()
+        for seat in orphans:
+            self._undo.callback(seat.release)
+        for seat in orphans:
+            self._look_at_log(seat)
+            try:
+                file = self._open(seat)
+            except JournalError as error:
+                logger.warning("%s", error)
+                self._leave_alone(seat)
+            except (FileDamaged, Misplaced) as error:
+                broken.append((seat, str(error)))
+            except sqlite3.Error as error:
+                if not is_damage(error):
+                    raise
+                broken.append((seat, type(error).__name__))
+            else:
+                if file.others_home is not None:
+                    logger.warning(
+                        "journal %s belongs to another home (%s); left alone", seat.path.name, file.others_home
+                    )
+                    file.close()
+                    self._leave_alone(seat)
+                else:
+                    sound.append((seat, file))
+        sound.sort(key=lambda each: -each[0].bytes)
+        opened = self._first(sound)
+        opened.found = opened.file.recover()
+        self._damaged += opened.found.damaged
+        self._known = opened.file.origins() | {_name(opened.seat, row.seq) for row in _rows(opened.found)}
+        for seat, file in sound[1:]:
+            self._merge(opened, seat, file)
+        for seat, why in broken:
+            self._salvage(opened, seat, why)
+        opened.found.damaged = self._damaged
+        opened.left, opened.passed_over = self._left, self._passed_over
+        return opened
+
+    # -- one orphan ----------------------------------------------------------------------------------
+
+    def _look_at_log(self, seat: Seat) -> None:
+        rest = passed_over(seat.path / f"{FILE}-wal")
+        self._passed_over += rest.frames
+        if rest.is_damage:
+            self._damaged += 1
+            logger.error(
+                "journal %s: the disk has damaged its log: %d commits that were acknowledged cannot be read. The files "
+                "are copied to .damaged/%s",
+                seat.path.name,
+                rest.commits - 1,
+                seat.copy_aside().name,
+            )
+        elif rest.frames:
+            logger.warning(
+                "journal %s: its log ends before %d frames that do not add up. After a power cut they were never "
+                "acknowledged; if the machine did not stop, look at the disk",
+                seat.path.name,
+                rest.frames,
+            )
+
+    def _open(self, seat: Seat) -> JournalFile:
+        """Open the file of an orphan once all of it was found to be in its place."""
+        version = _second_version(seat.file)
+        if version == 1:
+            check_header(seat.file)
+        file = self._connect(seat)
+        if version is not None and version <= 1:
+            folded, roots = file.tidy(), file.roots()
+            file.close()
+            # While somebody else reads the file (the command line), some of it may have to stay in the log.
+            if folded:
+                check_pages(seat.file, roots)
+            file = self._connect(seat)
+        return file
+
+    def _connect(self, seat: Seat) -> JournalFile:
+        file = JournalFile.open(seat.file, self._home, self._connecting)
+        self._undo.callback(_close, file)
+        return file
+
+    def _leave_alone(self, seat: Seat) -> None:
+        seat.release()
+        self._left += 1
+
+    def _first(self, sound: list[tuple[Seat, JournalFile]]) -> Opened:
+        """The journal that is to be ours: the largest one, or a new one."""
+        if sound:
+            opened = Opened(*sound[0])
+        else:
+            seat = self._folder.new()
+            self._undo.callback(seat.release)
+            opened = Opened(seat, self._connect(seat))
+        opened.file.claim()
+        return opened
+
+    # -- taking over ---------------------------------------------------------------------------------
+
+    def _merge(self, opened: Opened, seat: Seat, file: JournalFile) -> None:
+        """Take over the rows of another orphan."""
+        found = file.recover()
+        self._copy(opened, seat, _adopted(file, found))
+        file.close()
+        if found.damaged:
+            self._damaged += found.damaged
+            logger.error(
+                "journal %s: %d damaged rows are kept as .damaged/%s",
+                seat.path.name,
+                found.damaged,
+                seat.put_aside().name,
+            )
+        else:
+            seat.remove()
+
+    def _salvage(self, opened: Opened, seat: Seat, why: str) -> None:
+        """Copy what can be read of a broken file; at least one row counts as damaged: nobody knows what is lost."""
+        with readable_rows(seat, self._home) as readable:
+            saved = self._copy(opened, seat, iter(readable))
+        self._damaged += max(1, readable.damaged)
+        where = seat.put_aside()
+        logger.error(
+            "journal %s is damaged (%s): %d rows could be saved, the file is kept as .damaged/%s",
+            seat.path.name,
+            why,
+            saved,
+            where.name,
+        )
+
+    def _copy(self, opened: Opened, seat: Seat, rows: Iterator[NewRow]) -> int:
+        """Write rows of another journal into ours, in their order; those that are there already are passed over."""
+        count = size = 0
+        changes = Changes()
+        for new in rows:
+            count += 1
+            origin = new.origin or _name(seat, new.row.seq)
+            if origin in self._known:
+                continue
+            self._known.add(origin)
+            opened.found.last += 1
+            new.row.seq = opened.found.last
+            changes.add.append(NewRow(new.row, new.metadata, new.body, new.check, origin))
+            if new.row.error is not None:
+                changes.bury.append((new.row.seq, new.row.error, new.row.saved_at))
+            size += new.row.size
+            if len(changes.add) >= _AT_ONCE or size >= _BYTES_AT_ONCE:
+                self._keep(opened, changes)
+                changes, size = Changes(), 0
+        self._keep(opened, changes)
+        return count
+
+    @staticmethod
+    def _keep(opened: Opened, changes: Changes) -> None:
+        if changes.add:
+            opened.file.commit([changes])
+        for new in changes.add:
+            (opened.found.rows if new.row.error is None else opened.found.dead).append(new.row)
+
+
+def _rows(found: Recovered) -> list[PendingRow]:
+    return sorted((*found.rows, *found.dead), key=lambda row: row.seq)
+
+
+def _adopted(file: JournalFile, found: Recovered) -> Iterator[NewRow]:
+    for row in _rows(found):
+        try:
+            origin, metadata, body, check = file.raw("rows" if row.error is None else "dead", row.seq)
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                raise
+            found.damaged += 1
+            continue
+        yield NewRow(row, metadata, body, check, None if origin is None else str(origin))
+
+
+def _name(seat: Seat, seq: int) -> str:
+    """What a row is known by, whichever journal it is copied to."""
     return f"{seat.path.name}:{seq}"
 
 
-def _merge(opened: Opened, seat: Seat, file: JournalFile) -> int:
-    """Take over the rows of another orphan; answers how many were damaged."""
-    try:
-        found = file.recover()
-        for table, rows in (("rows", found.rows), ("dead", found.dead)):
-            for start in range(0, len(rows), _AT_ONCE):
-                batch = rows[start : start + _AT_ONCE]
-                _copy(opened, seat, [(row, *file.raw(table, row.seq)) for row in batch])
-    except sqlite3.DatabaseError:
+def _second_version(file: Path) -> int | None:
+    """The version that the file's header tells; ``None``: it has none yet."""
+    with suppress(FileNotFoundError), closing(file.open("rb")) as opened:
+        head = opened.read(100)
+        if len(head) == 100:
+            return int.from_bytes(head[60:64], "big")
+    return None
+
+
+def _close(file: JournalFile) -> None:
+    with suppress(sqlite3.Error):
         file.close()
-        return _salvage(opened, seat)
-    file.close()
-    if found.damaged:
-        logger.error("journal %s: %d damaged rows are kept in .damaged/", seat.path.name, found.damaged)
-        seat.put_aside()
-    else:
-        seat.remove()
-    return found.damaged
-
-
-def _copy(opened: Opened, seat: Seat, rows: list[tuple[PendingRow, Any, Any]]) -> None:
-    """Write rows of another journal into ours, in their order."""
-    changes = Changes()
-    copies: list[PendingRow] = []
-    for row, metadata, body in rows:
-        origin = _origin(seat, row.seq)
-        if opened.file.has_origin(origin):
-            continue
-        row.seq = opened.found.last + 1 + len(copies)
-        changes.add.append(NewRow(row, json.loads(metadata) if metadata else None, body, origin))
-        if row.error is not None:
-            changes.bury.append((row.seq, row.error, row.saved_at))
-        copies.append(row)
-    if copies:
-        opened.file.commit([changes])
-    for row in copies:
-        (opened.found.dead if row.error is not None else opened.found.rows).append(row)
-
-
-def _replace(folder: Folder, opened: Opened, home: str | None, connecting: Connect) -> tuple[Opened, int]:
-    """The journal that was to be ours cannot be read: begin a new one with what can be saved of it."""
-    with suppress(sqlite3.Error):
-        opened.file.close()
-    seat = folder.new()
-    fresh = Opened(seat, JournalFile.open(seat.file, connecting))
-    if home is not None:
-        fresh.file.note("home", home)
-    return fresh, _salvage(fresh, opened.seat)
-
-
-def _salvage(opened: Opened, seat: Seat) -> int:
-    """Copy what can be read of a broken file, from both ends; answers 1, for what surely was lost or may have been."""
-    saved: dict[int, tuple[PendingRow, Any, Any]] = {}
-    with suppress(sqlite3.Error):
-        connection = sqlite3.connect(f"file:{seat.file}?mode=ro", uri=True)
-        try:
-            for order in ("ASC", "DESC"):
-                with suppress(sqlite3.Error):
-                    _read_rows(connection, order, saved)
-        finally:
-            connection.close()
-    ordered = [saved[seq] for seq in sorted(saved)]
-    for start in range(0, len(ordered), _AT_ONCE):
-        _copy(opened, seat, ordered[start : start + _AT_ONCE])
-    where = seat.put_aside()
-    logger.error(
-        "journal %s is damaged: %d rows could be saved, the file is kept as %s", seat.path.name, len(saved), where.name
-    )
-    return 1
-
-
-def _read_rows(connection: sqlite3.Connection, order: str, saved: dict[int, tuple[PendingRow, Any, Any]]) -> None:
-    query = f"SELECT seq, attempted, head, head_check, metadata, body, body_check FROM rows ORDER BY seq {order}"
-    for seq, attempted, head, check, metadata, body, body_check in connection.execute(query):
-        if seq in saved:
-            return
-        try:
-            row = decode_head(seq, head, check, attempted)
-            if row.kind == "save" and body_check != check_of(metadata or b"", body):
-                raise RowDamaged(shorten(seq))
-        except (RowDamaged, ValueError, KeyError, TypeError):
-            continue
-        saved[seq] = (row, metadata, body)

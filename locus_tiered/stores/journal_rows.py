@@ -12,13 +12,14 @@ import json
 from collections.abc import Mapping
 from contextvars import Context
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 from locus_tiered.core.checkpoint import Body, Checkpoint, Entry
 
-__all__ = ["HEAD_OVERHEAD", "PendingRow", "RowDamaged", "check_of", "decode_head", "encode_head"]
+__all__ = ["HEAD_OVERHEAD", "PendingRow", "RowDamaged", "check_of", "decode_head", "encode_head", "home_mark"]
 
-Kind = Literal["save", "delete"]
+Kind = Literal["save", "delete", "scrub"]
 
 HEAD_OVERHEAD = 512
 """Bytes counted for a row beside its state: its head, its indexes, its share of a page."""
@@ -30,7 +31,10 @@ class RowDamaged(Exception):
 
 @dataclass(slots=True, eq=False)
 class PendingRow:
-    """A save, or a delete of one checkpoint (``id``) or of a thread (``id=None``), on its way to the far store."""
+    """A save, or a delete of one checkpoint (``id``) or of a thread (``id=None``), on its way to the far store.
+
+    ``scrub`` stands for more writes to a thread than were worth keeping: it is to be compared with the other replicas.
+    """
 
     seq: int
     """Its place among all rows of this journal: rows of a thread are sent in this order."""
@@ -85,7 +89,13 @@ def check_of(*parts: bytes) -> bytes:
     return digest.digest()
 
 
-def encode_head(row: PendingRow) -> bytes:
+@lru_cache(64)
+def home_mark(home: str) -> str:
+    """A far store's name as every row carries it: a row is never sent to another one, whatever its file says."""
+    return check_of(home.encode("utf-8", "surrogatepass")).hex()[:16]
+
+
+def encode_head(row: PendingRow, home: str | None = None) -> bytes:
     """The head as JSON; ASCII, so that any id (lone surrogates, NUL) survives."""
     head = {
         "n": row.seq,
@@ -98,16 +108,20 @@ def encode_head(row: PendingRow) -> bytes:
         "saved_at": row.saved_at,
         "size": row.size,
     }
+    if home is not None:
+        head["home"] = home_mark(home)
     return json.dumps(head, separators=(",", ":")).encode()
 
 
-def decode_head(seq: int, head: object, check: object, attempted: object) -> PendingRow:
-    """The row behind a head that was read; raises :class:`RowDamaged`."""
+def decode_head(seq: int, head: object, check: object, attempted: object, home: str | None = None) -> PendingRow:
+    """The row behind a head that was read; raises :class:`RowDamaged`, also for a row of another ``home``."""
     if not isinstance(head, bytes) or check != check_of(head):
         raise RowDamaged("its head is not what was written (checksum)")
     found = json.loads(head)
     if found["n"] != seq:
         raise RowDamaged("it stands in another row's place")
+    if home is not None and found.get("home", home_mark(home)) != home_mark(home):
+        raise RowDamaged("it belongs to another far store")
     return PendingRow(
         seq,
         found["kind"],

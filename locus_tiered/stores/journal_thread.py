@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any, TypeVar
 
-from locus_tiered.core.errors import JournalError, JournalFull, JournalPoisoned
+from locus_tiered.core.errors import JournalError, JournalFull, JournalLocked, JournalPoisoned
 from locus_tiered.stores.journal_file import Changes, JournalFile
 
 __all__ = ["JournalThread"]
@@ -22,11 +23,12 @@ __all__ = ["JournalThread"]
 T = TypeVar("T")
 
 _MOST_AT_ONCE = 256
+_ROW = {sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH}
 
 
 @dataclass(slots=True)
 class _Job:
-    future: asyncio.Future[Any]
+    future: asyncio.Future[Any] | None
     changes: Changes | None = None
     done: Callable[[], None] | None = None
     call: Callable[[JournalFile], Any] | None = None
@@ -42,13 +44,25 @@ class JournalThread:
         self._opening = opening
         self._jobs: SimpleQueue[_Job] = SimpleQueue()
         self._thread: Thread | None = None
+        self._lock = Lock()
+        self._ended = False
+        self._left_over: list[Changes] = []  # of those who do not wait: what a full disk refused
 
     async def commit(self, changes: Changes, done: Callable[[], None] | None = None) -> None:
         """Commit, and then call ``done`` on the thread, before anybody who waited goes on.
 
-        Raises :class:`JournalPoisoned` and :class:`JournalFull`; nothing of ``changes`` was kept then.
+        Raises :class:`JournalFull` and :class:`JournalLocked` when nothing of ``changes`` was kept, and
+        :class:`JournalPoisoned`: then it was not acknowledged, but the next process may find it all the same.
         """
         await self._put(_Job(self._future(), changes=changes, done=done))
+
+    def submit(self, changes: Changes) -> None:
+        """Commit without anybody waiting for it, before whatever is asked for later; a full disk puts it off.
+
+        Once the thread was told to end, it is left undone.
+        """
+        with suppress(JournalError):
+            self._enqueue(_Job(None, changes=changes))
 
     async def read(self, call: Callable[[JournalFile], T]) -> T:
         """Run ``call`` after everything that was asked for before; it must not write."""
@@ -56,19 +70,33 @@ class JournalThread:
         return result
 
     async def stop(self, call: Callable[[JournalFile], None]) -> None:
-        """Run ``call`` as the last thing, and end the thread."""
+        """Run ``call`` as the last thing, and end the thread; what is asked for later raises :class:`JournalError`."""
         await self._put(_Job(self._future(), call=call, last=True))
+
+    def end(self, call: Callable[[JournalFile], None]) -> None:
+        """:meth:`stop` without waiting for it."""
+        self._enqueue(_Job(None, call=call, last=True))
 
     @staticmethod
     def _future() -> asyncio.Future[Any]:
         return asyncio.get_running_loop().create_future()
 
     def _put(self, job: _Job) -> asyncio.Future[Any]:
-        if self._thread is None:
-            self._thread = Thread(target=self._run, name="locus-tiered-journal", daemon=True)
-            self._thread.start()
-        self._jobs.put(job)
+        self._enqueue(job)
+        assert job.future is not None
         return job.future
+
+    def _enqueue(self, job: _Job) -> None:
+        with self._lock:
+            if self._ended:
+                raise JournalError(
+                    "the journal was closed; nothing was saved there. Use the stack, which opens it again"
+                )
+            if self._thread is None:
+                self._thread = Thread(target=self._run, name="locus-tiered-journal", daemon=True)
+                self._thread.start()
+            self._ended = job.last
+            self._jobs.put(job)
 
     # -- on the thread -------------------------------------------------------------------------------
 
@@ -118,28 +146,38 @@ class JournalThread:
             failure = _poisoned(self.poisoned)
         else:
             try:
-                file.commit(job.changes for job in group if job.changes is not None)
-            except sqlite3.Error as error:
+                file.commit([*self._left_over, *(job.changes for job in group if job.changes is not None)])
+                self._left_over.clear()
+            except Exception as error:  # noqa: BLE001 - judged, and told to who asked
                 failure = self._judge(error)
-            except Exception as error:  # noqa: BLE001 - a row that cannot be written as it is
-                failure = JournalError(
-                    f"the journal could not write a row ({type(error).__name__}); nothing of it was kept. See the cause"
-                )
-                failure.__cause__ = error
+                if len(group) > 1 and type(failure) is JournalError:
+                    # One of them cannot be written as it is: that is not the others' fault.
+                    return [answer for job in group for answer in self._commit(file, [job])]
+        if failure is not None:
+            self._left_over += [job.changes for job in group if job.future is None and job.changes is not None]
         for job in group:
             if failure is None and job.done is not None:
                 job.done()
         return [(job, None, failure) for job in group]
 
-    def _judge(self, error: sqlite3.Error) -> Exception:
+    def _judge(self, error: Exception) -> JournalError:
         """What a commit that failed means. A full disk undid it; after anything else nobody knows what the disk holds.
 
         An fsync is never retried: the pages that it failed to write may be marked clean (fsyncgate, Rebello et al.,
         USENIX ATC 2020).
         """
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
-            failure: Exception = JournalFull(
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if not isinstance(error, sqlite3.Error) or code in _ROW:
+            failure = JournalError(
+                f"the journal could not write a row ({type(error).__name__}); nothing of it was kept. See the cause"
+            )
+        elif error.__cause__ is None and code == sqlite3.SQLITE_FULL:
+            failure = JournalFull(
                 "the journal's disk is full: this save was not kept there, what was acknowledged before is. Make room"
+            )
+        elif error.__cause__ is None and code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            failure = JournalLocked(
+                "another program holds the journal's file for writing: this save was not kept there. Close that program"
             )
         else:
             self.poisoned = getattr(error, "sqlite_errorname", None) or type(error).__name__
@@ -183,7 +221,8 @@ def _tell(answers: list[tuple[_Job, Any, Exception | None]]) -> None:
     """Hand the answers over, with one call into each event loop."""
     by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Job, Any, Exception | None]]] = {}
     for answer in answers:
-        by_loop.setdefault(answer[0].future.get_loop(), []).append(answer)
+        if answer[0].future is not None:
+            by_loop.setdefault(answer[0].future.get_loop(), []).append(answer)
     for loop, mine in by_loop.items():
         try:
             loop.call_soon_threadsafe(_resolve, mine)
@@ -193,7 +232,7 @@ def _tell(answers: list[tuple[_Job, Any, Exception | None]]) -> None:
 
 def _resolve(answers: list[tuple[_Job, Any, Exception | None]]) -> None:
     for job, result, failure in answers:
-        if job.future.done():
+        if job.future is None or job.future.done():
             continue
         if failure is None:
             job.future.set_result(result)

@@ -15,6 +15,9 @@ from locus_tiered.core.leaf import Leaf
 from locus_tiered.core.leaf_rows import LeafRows
 from locus_tiered.core.operations import OPERATIONS, Operation
 from locus_tiered.core.ordering import OrderingLayer
+from locus_tiered.layers.write_behind_deletes import WriteBehindDeletes
+from locus_tiered.layers.write_behind_life import WriteBehindLife
+from locus_tiered.layers.write_behind_reads import WriteBehindReads
 from locus_tiered.stores.base import Store
 
 PACKAGE = Path(locus_tiered.__file__).parent
@@ -51,7 +54,15 @@ def subclasses(kind: type) -> set[type]:
     return {kind}.union(*(subclasses(each) for each in kind.__subclasses__()))
 
 
-WITH_A_MEMORY = subclasses(DispatchingLayer) - {DispatchingLayer, LeafRows, OrderingLayer, Store}
+WITH_A_MEMORY = subclasses(DispatchingLayer) - {
+    DispatchingLayer,
+    LeafRows,
+    OrderingLayer,
+    Store,
+    WriteBehindLife,
+    WriteBehindReads,
+    WriteBehindDeletes,
+}
 
 
 @pytest.mark.parametrize("kind", sorted(WITH_A_MEMORY, key=lambda kind: kind.__name__))

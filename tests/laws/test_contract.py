@@ -10,6 +10,7 @@ from locus_tiered import (
     CachedCheckpointer,
     DirectoryCheckpointer,
     GuardedCheckpointer,
+    ReplicatedCheckpointer,
     RetryingCheckpointer,
     Tier,
     TieredCheckpointer,
@@ -68,6 +69,22 @@ class TestWriteBehindAcknowledgedByTheJournal(CheckpointerContract):
 
     def reopen(self, checkpointer):
         return WriteBehindCheckpointer(checkpointer.inner, journal=checkpointer.journal, ack="journal")
+
+
+class TestReplicated(CheckpointerContract):
+    @pytest.fixture
+    def checkpointer(self):
+        return ReplicatedCheckpointer(ReferenceCheckpointer(), MemoryCheckpointer(), BoundedMemoryCheckpointer())
+
+
+class TestReplicatedReadByQuorum(CheckpointerContract):
+    @pytest.fixture
+    def checkpointer(self):
+        replicas = [ReferenceCheckpointer() for _ in range(3)]
+        return ReplicatedCheckpointer(*replicas, read="quorum")
+
+    def reopen(self, checkpointer):
+        return ReplicatedCheckpointer(*checkpointer.replicas, read="quorum")
 
 
 class TestTiersBehindAJournal(CheckpointerContract):

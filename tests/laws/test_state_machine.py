@@ -20,6 +20,7 @@ from locus_tiered import (
     CachedCheckpointer,
     DirectoryCheckpointer,
     GuardedCheckpointer,
+    ReplicatedCheckpointer,
     RetryingCheckpointer,
     Tier,
     TieredCheckpointer,
@@ -47,6 +48,10 @@ def tied() -> FaultyCheckpointer:
 
 def three_tiers(home: BaseCheckpointer | Tier, **options: Any) -> TieredCheckpointer:
     return TieredCheckpointer(BoundedMemoryCheckpointer(), directory(fresh()), home, **options)
+
+
+def replicated(**options: Any) -> ReplicatedCheckpointer:
+    return ReplicatedCheckpointer(tied(), ReferenceCheckpointer(), directory(fresh()), **options)
 
 
 def behind(home: BaseCheckpointer, **options: Any) -> WriteBehindCheckpointer:
@@ -86,7 +91,20 @@ SUBJECTS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     ),
     "write-behind, far": (lambda: behind(ReferenceCheckpointer(), ack="far"), {}),
     "write-behind, hasty": (lambda: behind(ReferenceCheckpointer(), ack="journal", linger=0), {}),
+    "replicated": (lambda: replicated(), {"loops": "abandoned"}),
+    "replicated, read by quorum": (lambda: replicated(read="quorum"), {"loops": "abandoned"}),
+    "replicated, hedged, all": (lambda: replicated(read="hedged", write_quorum="all"), {}),
+    "two replicas": (
+        lambda: ReplicatedCheckpointer(ReferenceCheckpointer(), ReferenceCheckpointer(), journal=fresh()),
+        {"loops": "abandoned"},
+    ),
     # whole stacks
+    "memory, write-behind, replicated": (
+        lambda: TieredCheckpointer(
+            BoundedMemoryCheckpointer(), Tier(replicated(read="quorum"), write="behind"), journal=fresh()
+        ),
+        {},
+    ),
     "memory, directory, home with ties behind a journal": (
         lambda: three_tiers(Tier(tied(), write="behind"), journal=fresh()),
         {"loops": "abandoned"},

@@ -37,10 +37,11 @@ from locus_tiered.stores.memory import BoundedMemoryCheckpointer
 if TYPE_CHECKING:
     from locus_tiered.bench.suite import Settings
 
-__all__ = ["Stall", "Ticker", "measure"]
+__all__ = ["MESSAGES", "Stall", "Ticker", "measure"]
 
 _EVERY = 0.001
-_MESSAGES = 2250  # about a megabyte
+MESSAGES = 2250
+"""Of the states that are measured: about a megabyte."""
 _NOTHING = ("", "")
 _KINDS = ("save", "load", "cold load")
 _PAIRS = (
@@ -173,7 +174,7 @@ def _full_collection() -> float:
 
 async def measure(settings: Settings) -> list[Figure]:
     """The three stacks against the SDK's checkpointers that they hold or replace."""
-    state = conversation(_MESSAGES)
+    state = conversation(MESSAGES)
     contenders = _contenders(settings.directory)
     gc.disable()
     try:

@@ -1,0 +1,110 @@
+"""Asking several replicas: until enough have voted, or until one has the answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from locus_tiered.core.errors import LocusTieredError
+from locus_tiered.layers.latency import HedgeBudget
+from locus_tiered.layers.replica import Replica
+
+__all__ = ["Answers", "ask_until", "described"]
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Answers(Generic[T]):
+    """What was answered, by replica."""
+
+    found: tuple[Replica, T] | None = None
+    """The answer that was good enough to stop at."""
+    others: dict[Replica, T] = field(default_factory=dict)
+    """Answers that were not."""
+    errors: dict[Replica, BaseException] = field(default_factory=dict)
+
+    def known(self, yes: str, no: str) -> dict[str, str]:
+        """What is known of each replica, for an error."""
+        known = {replica.name: f"failed ({type(error).__name__})" for replica, error in self.errors.items()}
+        known |= {replica.name: no for replica in self.others}
+        if self.found is not None:
+            known[self.found[0].name] = yes
+        return known
+
+
+def described(known: dict[str, str]) -> str:
+    """What is known of each replica, in one line."""
+    return "; ".join(f"{name}: {what}" for name, what in known.items())
+
+
+async def ask_until(
+    replicas: Sequence[Replica],
+    ask: Callable[[Replica], Awaitable[T]],
+    good: Callable[[Replica, T], bool],
+    *,
+    operation: str,
+    at_once: int = 1,
+    hedge: HedgeBudget | None = None,
+    enough: Callable[[Answers[T]], bool] = lambda answers: False,
+) -> Answers[T]:
+    """Ask ``at_once`` replicas, and another one for every answer that is not ``good`` and every error.
+
+    With ``hedge``, another one is also asked when the first took longer than its p95. Stops at a good answer, when
+    ``enough`` is known without one, or when nobody is left. Questions still in the air are cancelled then.
+    """
+    answers: Answers[T] = Answers()
+    waiting = list(replicas)
+    asked: dict[asyncio.Task[T], Replica] = {}
+
+    def begin() -> None:
+        replica = waiting.pop(0)
+        asked[asyncio.ensure_future(ask(replica))] = replica
+
+    try:
+        for _ in range(min(at_once, len(waiting))):
+            begin()
+        while asked:
+            patience = None
+            if hedge is not None and waiting:
+                patience = min(replica.latency.p95(operation) for replica in asked.values())
+            done, _ = await asyncio.wait(asked, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                if hedge is not None and hedge.spend():
+                    begin()
+                else:
+                    hedge = None
+                continue
+            for task in done:
+                replica = asked.pop(task)
+                if _settle(answers, replica, task, good):
+                    return answers
+                if waiting:
+                    begin()
+            if enough(answers):
+                return answers
+        return answers
+    finally:
+        for task in asked:
+            task.cancel()
+
+
+def _settle(answers: Answers[T], replica: Replica, task: asyncio.Task[T], good: Callable[[Replica, T], bool]) -> bool:
+    """Note one answer; tells whether it was good."""
+    try:
+        result = task.result()
+    except (LocusTieredError, OSError) as error:
+        answers.errors[replica] = error
+        return False
+    if good(replica, result):
+        answers.found = (replica, result)
+        return True
+    answers.others[replica] = result
+    return False
+
+
+def all_known(said: Sequence[Any]) -> dict[str, str]:
+    """What is known of each replica after a write."""
+    return {each.replica.name: str(each) for each in said}

@@ -1,0 +1,364 @@
+"""One replica: its leg, the hints for what it missed, how it does, and whether it is believed.
+
+A write goes to the replica itself, or, when that fails or is known to be failing, becomes a *hint*: a row in a
+journal of this replica's own, sent in order once it is back (Dynamo's hinted handoff, DeCandia et al., SOSP 2007). A
+hint is a promise to the replica, never a vote of it.
+
+Hints that outgrow their window give way, thread by thread, to one row that says: compare this thread with the other
+replicas. Nothing is dropped silently.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from contextvars import copy_context
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from locus_tiered.core.checkpoint import Checkpoint, Entry
+from locus_tiered.core.clock import Clock
+from locus_tiered.core.errors import BackendError, CorruptCheckpoint, JournalError, LocusTieredError
+from locus_tiered.core.lanes import PerLoop
+from locus_tiered.core.layer import Layer
+from locus_tiered.core.logs import logger_for
+from locus_tiered.core.operations import Delete, Head, Load, Operation, Save
+from locus_tiered.core.signals import emit
+from locus_tiered.layers.far import Far
+from locus_tiered.layers.flusher import Flusher
+from locus_tiered.layers.latency import Latency
+from locus_tiered.layers.tombstones import Tombstones
+from locus_tiered.stores.journal import Journal, key_of
+from locus_tiered.stores.journal_rows import HEAD_OVERHEAD, PendingRow
+
+__all__ = ["Replica", "Said", "hints_path"]
+
+logger = logger_for(__name__)
+
+T = TypeVar("T")
+
+_MOST_OUTSTANDING = 64
+"""Writes that may be under way to one replica; beyond that it counts as hanging, and gets hints."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What came of a write on one replica."""
+
+    replica: Replica
+    took: bool
+    result: Any = None
+    hinted: bool = False
+    error: BaseException | None = None
+
+    @property
+    def vote(self) -> bool:
+        """Whether it counts for the quorum: a replica that is not believed has no vote."""
+        return self.took and not self.replica.fenced
+
+    @property
+    def kept(self) -> bool:
+        """Whether the write is safe for this replica: it has it, or a hint waits for it."""
+        return self.took or self.hinted
+
+    def __str__(self) -> str:
+        if self.took:
+            return "took it" + (", but has no vote: it was away for too long" if self.replica.fenced else "")
+        why = "is being left alone" if self.error is None else f"failed ({type(self.error).__name__})"
+        return f"{why}; " + ("a hint waits for it" if self.hinted else "no hint could be kept")
+
+
+class _Session:
+    """The hints as one event loop has them."""
+
+    journal: Journal | None = None
+
+
+class Replica:
+    """A member of a ``ReplicatedCheckpointer``."""
+
+    def __init__(
+        self,
+        layer: Layer,
+        name: str,
+        clock: Clock,
+        *,
+        path: Path | None,
+        window: int,
+        tombstones: Tombstones,
+    ) -> None:
+        self.layer, self.name = layer, name
+        self.latency = Latency()
+        self.fenced = True
+        """Not believed: it was away for longer than tombstones are kept, until it was compared as a whole; or nobody
+        has looked yet."""
+        self.checked = False
+        """Whether somebody has looked for how long it was away."""
+        self.marked: dict[str, str] = {}
+        """Threads of which it missed more writes than were kept, by key: not believed about them until they were
+        compared."""
+        self.lagging: Counter[str] = Counter()
+        """Threads of which a write was acknowledged that is still under way here: not believed about them till then."""
+        self.far = Far(layer, clock, exclusive=False, tombstones=tombstones, lays=False)
+        self.flusher = Flusher(self.far, lambda: name, clock)
+        self._clock, self._path, self._window = clock, path, window
+        self._sessions: PerLoop[_Session] = PerLoop(_Session)
+        self._temporary: Path | None = None
+        self._outstanding = 0
+
+    # -- hints ---------------------------------------------------------------------------------------
+
+    async def open(self, *, make: bool) -> Journal | None:
+        """The journal with this replica's hints; without a durable place one is made only when it is needed."""
+        session = self._sessions.get()
+        if session.journal is not None and session.journal.is_open:
+            return session.journal
+        path = self._path
+        if path is None:
+            if self._temporary is None:
+                if not make:
+                    return None
+                self._temporary = Path(tempfile.mkdtemp(prefix="locus-tiered-hints-"))
+            path = self._temporary
+        session.journal = await Journal.attach(path, self.layer_home(), self._clock, self)
+        for row in session.journal.index.all():
+            if row.kind == "scrub":
+                self.marked[key_of(row)] = row.thread
+        if session.journal.index.rows:
+            self.flusher.wake(session.journal)
+        return session.journal
+
+    def layer_home(self) -> str | None:
+        """Where this replica keeps things, as far as anybody can tell."""
+        homes = sorted({each.traits.home for each in self.layer.walk() if not each.members() and each.traits.home})
+        return "; ".join(homes) or None
+
+    @property
+    def hints(self) -> Journal | None:
+        """The journal, if this event loop has it open."""
+        journal = self._sessions.get().journal
+        return journal if journal is not None and journal.is_open else None
+
+    def rows(self, key: str) -> tuple[PendingRow, ...]:
+        """The hints for one thread."""
+        journal = self.hints
+        return () if journal is None else journal.index.of(key)
+
+    def is_behind(self, key: str) -> bool:
+        """Whether it is known to have missed a write to the thread."""
+        return self.is_doubtful(key) or bool(self.rows(key))
+
+    def is_doubtful(self, key: str) -> bool:
+        """Whether nobody knows what it has missed of the thread."""
+        return self.fenced or key in self.marked or key in self.lagging
+
+    def lags(self, key: str, write: asyncio.Task[Said]) -> None:
+        """A write to the thread was acknowledged without this replica, where it is still under way."""
+        self.lagging[key] += 1
+
+        def ended(_: asyncio.Task[Said]) -> None:
+            self.lagging[key] -= 1
+            if self.lagging[key] <= 0:
+                del self.lagging[key]
+
+        write.add_done_callback(ended)
+
+    async def is_compared(self, key: str) -> None:
+        """The thread was compared with the other replicas, and mended."""
+        self.marked.pop(key, None)
+        journal = self.hints
+        if journal is not None:
+            await journal.drop([row for row in journal.index.of(key) if row.kind == "scrub" or row.error is not None])
+
+    @property
+    def in_step(self) -> bool:
+        """Whether it is not known to have missed anything."""
+        journal = self.hints
+        if self.fenced or self.marked:
+            return False
+        return journal is None or not (journal.index.rows or journal.index.dead)
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether it failed and is being left alone for a while."""
+        return self.flusher.is_resting or self._outstanding >= _MOST_OUTSTANDING
+
+    async def hint(self, key: str, op: Operation[Any], stamp: str, *, attempted: bool) -> PendingRow | None:
+        """Keep a write for later; ``None`` when even that failed."""
+        row = self._row(op, stamp, attempted=attempted)
+        if key in self.marked:
+            return row  # the thread will be compared as a whole
+        checkpoint: Checkpoint | None = op.checkpoint if isinstance(op, Save) else None
+        try:
+            journal = await self.open(make=True)
+            assert journal is not None
+            body = None if checkpoint is None else await checkpoint.body.encode()
+            row.size = HEAD_OVERHEAD + len(body or b"")
+            gone: Sequence[PendingRow] = ()
+            if journal.index.bytes + row.size > self._window:
+                gone = journal.index.doom(journal.index.unsent(key))
+                row = self._row(op, stamp, attempted=True, kind="scrub")
+                checkpoint, body = None, None
+                emit("replica.window", self.name, row.thread)
+            metadata = None if checkpoint is None else checkpoint.metadata
+            await journal.append(row, metadata, body, instead_of=gone)
+            if row.kind == "scrub":
+                self.marked[key] = row.thread
+        except (JournalError, OSError) as error:
+            self.marked[key] = row.thread
+            logger.error("%s: no hint could be kept (%s); the thread is compared", self.name, type(error).__name__)
+            return None
+        emit("replica.hinted", self.name, row.thread, operation=op.name)
+        self.flusher.wake(journal, row.due)
+        return row
+
+    def _row(self, op: Operation[Any], stamp: str, *, attempted: bool, kind: str | None = None) -> PendingRow:
+        assert isinstance(op, Save | Delete)
+        now = self._clock.monotonic()
+        checkpoint_id = op.checkpoint.id if isinstance(op, Save) and op.checkpoint is not None else op.checkpoint_id
+        return PendingRow(
+            0,
+            "scrub" if kind == "scrub" else ("save" if isinstance(op, Save) else "delete"),
+            op.thread_id,
+            None if kind == "scrub" else checkpoint_id,
+            stamp,
+            iteration=isinstance(op, Save) and op.iteration,
+            attempted=attempted,
+            tenant=self.far.tenant(op.thread_id),
+            saved_at=self._clock.wall(),
+            since=now,
+            due=float("inf") if kind == "scrub" else now,
+            context=copy_context(),
+        )
+
+    # -- writing -------------------------------------------------------------------------------------
+
+    async def write(self, key: str, op: Save | Delete, stamp: str) -> Said:
+        """Write to the replica, or keep a hint. Never raises what the replica raises."""
+        if self.is_resting:
+            return await self._missed(key, op, stamp, None)
+        self._outstanding += 1
+        try:
+            return await self.flusher.lanes.change(key, lambda: self._write(key, op, stamp))
+        finally:
+            self._outstanding -= 1
+
+    async def _write(self, key: str, op: Save | Delete, stamp: str) -> Said:
+        error: BaseException | None = None
+        try:
+            journal = self.hints
+            if self.is_resting:
+                return await self._missed(key, op, stamp, None)
+            if journal is not None and journal.index.unsent(key):
+                await self.flusher.deliver(journal, key)  # what it missed goes first
+            result = await self._now(key, op)
+        except (LocusTieredError, OSError) as failure:
+            error = failure
+        if error is not None:
+            return await self._missed(key, op, stamp, error)
+        return Said(self, took=True, result=result)
+
+    async def _now(self, key: str, op: Save | Delete) -> Any:
+        began = self._clock.monotonic()
+        if isinstance(op, Save) and op.checkpoint is not None:
+            self.far.sent(key, op.checkpoint.entry)
+        try:
+            result = await self.layer.handle(op)
+        except (LocusTieredError, OSError) as error:
+            self._judge(error)
+            raise
+        if isinstance(op, Delete):
+            self.far.deleted(key, op.checkpoint_id)
+        self.flusher.worked()
+        self.latency.took(op.name, self._clock.monotonic() - began)
+        return result
+
+    async def _missed(self, key: str, op: Save | Delete, stamp: str, error: BaseException | None) -> Said:
+        row = await self.hint(key, op, stamp, attempted=error is not None)
+        return Said(self, took=False, hinted=row is not None, error=error)
+
+    async def put(self, key: str, op: Save | Delete) -> None:
+        """Write to the replica to mend it; raises what it raises."""
+        await self.flusher.lanes.change(key, lambda: self._now(key, op))
+
+    def _judge(self, error: BaseException) -> None:
+        """An error that is about one call does not say that the replica is down."""
+        if isinstance(error, OSError) or (isinstance(error, BackendError) and error.temporary is not False):
+            self.flusher.failed(error)
+
+    # -- reading -------------------------------------------------------------------------------------
+
+    async def ask(self, op: Operation[T]) -> T:
+        """Ask the replica itself; what it raises is remembered, and raised."""
+        began = self._clock.monotonic()
+        try:
+            result = await self.layer.handle(op)
+        except (LocusTieredError, OSError) as error:
+            self._judge(error)
+            raise
+        self.latency.took(op.name, self._clock.monotonic() - began)
+        return result
+
+    async def entries(self, thread_id: str, key: str) -> list[Entry]:
+        """The thread's checkpoints as the replica itself has them."""
+        try:
+            return await self.far.entries(thread_id, key)
+        except (LocusTieredError, OSError) as error:
+            self._judge(error)
+            raise
+
+    async def check_latest(self, thread_id: str) -> bool:
+        """See to it that the replica's own newest is the right one, for readers without this library.
+
+        Answers whether it had to be mended.
+        """
+        head = await self.layer.handle(Head(thread_id))
+        if head is None or head.stamp is None:
+            return False
+        try:
+            own = await self.layer.handle(Load(thread_id))
+        except CorruptCheckpoint:
+            own = None
+        if own is not None and own.stamp == head.stamp:
+            return False
+        await self.far.mend(thread_id)
+        emit("replica.latest_mended", self.name, thread_id)
+        return True
+
+    # -- life ----------------------------------------------------------------------------------------
+
+    async def deliver_all(self) -> None:
+        """Send every hint that there is; raises what the replica raises."""
+        journal = await self.open(make=False)
+        if journal is not None:
+            for key in journal.index.threads():
+                await self.flusher.send(journal, key)
+
+    async def leave(self) -> None:
+        """Let go of this event loop: the background task, the hints, the leg."""
+        journal = self.hints
+        await self.flusher.stop()
+        await self.flusher.lanes.settle(5.0)
+        self._sessions.drop()
+        try:
+            await self.layer.close()
+        finally:
+            if journal is not None:
+                left = journal.index.rows
+                await journal.detach(self)
+                if self._temporary is not None and not journal.is_open:
+                    if left:
+                        logger.warning("%s: %d hints, kept nowhere else, are gone; scrub() mends it", self.name, left)
+                    shutil.rmtree(self._temporary, ignore_errors=True)
+                    self._temporary = None
+
+
+def hints_path(journal: Path, name: str) -> Path:
+    """Where the hints of the replica called ``name`` are kept."""
+    safe = "".join(letter if letter.isalnum() or letter in "-_" else f"%{ord(letter):x}" for letter in name)
+    return Path(os.fspath(journal)) / safe[:100]

@@ -1,0 +1,423 @@
+"""``ReplicatedCheckpointer``: several equal stores as one; any of them may be lost.
+
+It promises: a save that returned is held by ``write_quorum`` replicas; what the others missed is kept as a hint (in
+``journal=``, across restarts) and sent when they are back, in order; what was deleted stays deleted, whoever was away
+meanwhile; ``None`` means that so many replicas said no that no acknowledged save can have been missed; a process reads
+what it wrote, and never goes back behind what it has read; readers without this library find the right newest
+checkpoint in every replica, a moment later.
+
+With two replicas, ``"majority"`` is one vote *plus* a durable hint: either can be lost, but while one is away, the
+hints on this machine's disk are the second copy.
+
+It does not promise one order of two processes that save to one thread at the same time: both checkpoints are kept,
+the newest stamp wins, and the signal ``replica.conflict`` tells of it. ``read="one"`` may answer without what another
+process saved a moment ago. Replicas are not a backup: a delete is a delete everywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from cachetools import LRUCache
+from locus.memory.checkpointer import BaseCheckpointer
+
+from locus_tiered.core.capabilities import SINGLE_DELETES, Explanation, Verdict
+from locus_tiered.core.checkpoint import Entry
+from locus_tiered.core.clock import SYSTEM, Clock
+from locus_tiered.core.errors import LocusTieredError, QuorumError, StackConfigError, shorten
+from locus_tiered.core.ids import RESERVED
+from locus_tiered.core.lanes import Lanes, PerLoop
+from locus_tiered.core.layer import Layer, construction
+from locus_tiered.core.logs import logger_for
+from locus_tiered.core.operations import CopyThread, Delete, Head, ListCheckpoints, Load, Save, Vacuum
+from locus_tiered.core.stamp import StampClock
+from locus_tiered.core.traits import Traits
+from locus_tiered.core.units import parse_bytes, show_bytes
+from locus_tiered.layers.order import warn_about_order
+from locus_tiered.layers.quorum import described
+from locus_tiered.layers.replica import Replica, Said, hints_path
+from locus_tiered.layers.replicated_options import Read, WriteQuorum, named_replicas, votes_needed
+from locus_tiered.layers.replicated_reads import ReplicatedReads
+from locus_tiered.layers.scrub import Progress, Scrubber, ScrubReport
+from locus_tiered.layers.tombstones import Tombstones
+from locus_tiered.stores.journal import check_journal_path
+
+__all__ = ["ReplicatedCheckpointer"]
+
+logger = logger_for(__name__)
+
+T = TypeVar("T")
+
+_SETTLE_SECONDS = 5.0
+_LATEST_AFTER = 1.0
+"""Seconds after the last delete of a thread before its replicas' own newest is looked at."""
+
+
+class ReplicatedCheckpointer(ReplicatedReads):
+    """N stores, one answer.
+
+    Args:
+        replicas: Two or more checkpointers, each with its own retries and guard; any mix of backends.
+        write_quorum: How many replicas must hold a save before it returns: ``"majority"``, ``"all"`` or a number.
+        read: ``"one"`` asks the fastest replica that is not known to have missed anything, and the next one when it
+            fails or has nothing. ``"hedged"`` also asks the next one when the first takes longer than it usually
+            does (at most 5 % more requests). ``"quorum"`` asks so many that one of them holds every acknowledged
+            save, answers with the newest, and mends those that lack it before it answers.
+        journal: A directory on a local disk for hints. Left out, hints do not survive the process; with two replicas
+            and ``"majority"`` it is needed.
+        names: What errors, spans and ``explain()`` call the replicas; by default ``s3``, ``pg``...
+        hint_window: Bytes of hints kept per replica; beyond, whole threads are marked to be compared instead.
+
+    Raises :class:`QuorumError` when too few replicas took a write: the outcome is unknown, and rolls forward. A
+    cancelled save or delete goes on to its end in the background.
+    """
+
+    def __init__(
+        self,
+        *replicas: BaseCheckpointer,
+        write_quorum: WriteQuorum = "majority",
+        read: Read = "one",
+        journal: str | os.PathLike[str] | None = None,
+        names: Sequence[str] | None = None,
+        hint_window: int | str = "256MiB",
+        name: str | None = None,
+        clock: Clock = SYSTEM,
+    ) -> None:
+        if len(replicas) < 2:
+            raise StackConfigError("ReplicatedCheckpointer needs two replicas or more", hint="one needs no replication")
+        layers = named_replicas(replicas, names)
+        self._layers = tuple(layers)
+        super().__init__(name=name, clock=clock)
+        self.write_quorum: WriteQuorum = write_quorum
+        self.journal = None if journal is None else check_journal_path(journal)
+        self.hint_window = parse_bytes(hint_window, "hint_window")
+        count = len(layers)
+        votes = votes_needed(write_quorum, count)
+        two = count == 2 and write_quorum == "majority"
+        if two and self.journal is None:
+            raise StackConfigError(
+                'two replicas with write_quorum="majority" need a journal: a save is one vote plus a durable hint',
+                hint='add journal="./hints", or write_quorum="all"',
+            )
+        self._hint_is_needed = two
+        self.tombstones = Tombstones(self, clock, tidies=False)
+        self._scrubber = Scrubber(self)
+        members = [
+            Replica(
+                layer,
+                layer.name,
+                clock,
+                path=None if self.journal is None else hints_path(self.journal, layer.name),
+                window=self.hint_window,
+                tombstones=self.tombstones,
+            )
+            for layer in layers
+        ]
+        self._begin(members, votes, read)
+        self._lanes = Lanes()
+        self._suspected: set[str] = set()
+        self._background: PerLoop[set[asyncio.Task[Any]]] = PerLoop(set)
+        self._iterations: LRUCache[tuple[str, str], bool] = LRUCache(65_536)
+        for layer in layers:
+            layer.put_in_order()
+            layer.share_stamps(self._stamps)
+        warn_about_order(self)
+
+    # -- facts ---------------------------------------------------------------------------------------
+
+    def members(self) -> tuple[Layer, ...]:
+        return self._layers
+
+    @property
+    def replicas(self) -> tuple[Layer, ...]:
+        """The replicas."""
+        return self._layers
+
+    @property
+    def traits(self) -> Traits:
+        """What is peculiar about any of them."""
+        traits = [layer.traits for layer in self._layers]
+        normalisers = [each.normalise for each in traits if each.normalise is not None]
+
+        def normalise(state: Any) -> Any:
+            for each in normalisers:
+                state = each(state)
+            return state
+
+        return Traits(
+            prunes=any(each.prunes for each in traits),
+            normalise=normalise if normalisers else None,
+            partition=next((each.partition for each in traits if each.partition is not None), None),
+        )
+
+    def share_stamps(self, stamps: StampClock) -> None:
+        self._stamps = stamps
+        for layer in self._layers:
+            layer.share_stamps(stamps)
+
+    def explain(self) -> Explanation:
+        members = [layer.explain() for layer in self._layers]
+        every = {
+            flag: Explanation.all_of(members, flag)
+            for flag in ("vacuum", "ttl", "persistent_checkpoint_ids", SINGLE_DELETES)
+        }
+        some = {
+            flag: Explanation.any_of(members, flag)
+            for flag in ("search", "metadata_query", "list_with_metadata", "list_threads")
+        }
+        branching = Verdict(True, self.name, "loads, stamps anew and saves, oldest first")
+        return members[0].but(branching=branching, **every, **some)
+
+    # -- writing -------------------------------------------------------------------------------------
+
+    async def on_save(self, op: Save) -> str:
+        if op.checkpoint is None:
+            op = await self.freeze(op)
+        checkpoint = op.checkpoint
+        assert checkpoint is not None
+        if checkpoint.stamp is None:
+            raise QuorumError(
+                f"{self.name}: a checkpoint without a stamp cannot be replicated; nothing was saved",
+                known={},
+                member=self.name,
+                operation="save",
+            )
+        key = self._key(op.thread_id)
+        base = self._floors.of(key)
+        self._stamps.observe(key, checkpoint.stamp)
+        if op.iteration:
+            self._iterations[key, checkpoint.id] = True
+        await checkpoint.body.encode()
+        frozen, stamp = op, checkpoint.stamp
+
+        async def save() -> str:
+            await self._to_all(key, frozen, stamp)
+            self._floors.raise_to(key, checkpoint.entry)
+            self._conflicts.saved(key, base, checkpoint.entry)
+            return checkpoint.id
+
+        return await self._lanes.change(key, save)
+
+    async def on_delete(self, op: Delete) -> bool:
+        key = self._key(op.thread_id)
+
+        async def delete() -> bool:
+            stamp = self._stamps.issue(key)
+            if self._needs_tombstone(key, op):
+                await self.tombstones.lay(op.thread_id, op.checkpoint_id, stamp)
+            said = await self._to_all(key, op, stamp)
+            self._floors.drop(key, op.checkpoint_id)
+            self._look_at_latest(op.thread_id, key)
+            return any(each.vote and each.result for each in said)
+
+        return await self._lanes.change(key, delete)
+
+    def _needs_tombstone(self, key: str, op: Delete) -> bool:
+        """An iteration save is older than the turn's end: no repair copies it anyway. Tombstones need none."""
+        if op.thread_id.startswith(RESERVED):
+            return False
+        return op.checkpoint_id is None or (key, op.checkpoint_id) not in self._iterations
+
+    async def _to_all(self, key: str, op: Save | Delete, stamp: str) -> list[Said]:
+        """Write to all replicas; returns at the quorum, and lets the rest go on.
+
+        Raises :class:`QuorumError` when the quorum cannot be reached any more.
+        """
+        await self._ready()
+        tasks = {self._in_background(replica.write(key, op, stamp)): replica for replica in self._replicas}
+        said: list[Said] = []
+        waiting = set(tasks)
+        while waiting:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            said += [task.result() for task in done]
+            votes = sum(each.vote for each in said)
+            kept = sum(each.kept for each in said) if self._hint_is_needed else len(tasks)
+            if votes >= self._votes and kept >= len(tasks):
+                for task in waiting:
+                    tasks[task].lags(key, task)
+                return said
+            if self._hint_is_needed and votes >= self._votes and waiting:
+                waiting = await self._hint_the_slow(key, op, stamp, {task: tasks[task] for task in waiting}, said)
+                if not waiting and all(each.kept for each in said):
+                    return said
+            if votes + len(waiting) < self._votes:
+                break
+        known = {replica.name: "no answer yet" for replica in self._replicas}
+        known |= {each.replica.name: str(each) for each in said}
+        raise QuorumError(
+            f"{self.name}: {op.name} of thread {shorten(op.thread_id)} was taken by {sum(e.vote for e in said)} of "
+            f"{len(tasks)} replicas, {self._votes} are needed ({described(known)}). It was not acknowledged and may or "
+            "may not take effect; what was acknowledged before is safe. Try again when more replicas are back",
+            known=known,
+            member=self.name,
+            operation=op.name,
+        )
+
+    async def _hint_the_slow(
+        self,
+        key: str,
+        op: Save | Delete,
+        stamp: str,
+        slow: dict[asyncio.Task[Said], Replica],
+        said: list[Said],
+    ) -> set[asyncio.Task[Said]]:
+        """Of two replicas one has voted: the other gets a little time, then a durable hint stands in for it."""
+        patience = max(2 * replica.latency.p95(op.name) for replica in slow.values())
+        done, waiting = await asyncio.wait(slow, timeout=patience)
+        said += [task.result() for task in done]
+        for task in waiting:
+            replica = slow[task]
+            row = await replica.hint(key, op, stamp, attempted=True)
+            if row is None:
+                return set(waiting)
+            said.append(Said(replica, took=False, hinted=True))
+            replica.lags(key, task)
+            task.add_done_callback(partial(self._not_needed, replica, row))
+        return set()
+
+    def _not_needed(self, replica: Replica, row: Any, ended: asyncio.Task[Said]) -> None:
+        """The slow replica took it after all: its hint can go."""
+        journal = replica.hints
+        if not ended.cancelled() and ended.exception() is None and ended.result().took and journal is not None:
+            self._in_background(journal.drop([row]))
+
+    def _in_background(self, work: Any) -> asyncio.Task[Any]:
+        tasks = self._background.get()
+        task = asyncio.get_running_loop().create_task(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        task.add_done_callback(_noticed)
+        return task
+
+    # -- mending -------------------------------------------------------------------------------------
+
+    def _look_at_latest(self, thread_id: str, key: str) -> None:
+        """Soon after the last delete, look at what readers without this library see."""
+        if key in self._to_look_at or thread_id.startswith(RESERVED):
+            self._to_look_at[key] = (thread_id, self._clock.monotonic())
+            return
+        self._to_look_at[key] = (thread_id, self._clock.monotonic())
+
+        async def later() -> None:
+            while key in self._to_look_at:
+                wait = self._to_look_at[key][1] + _LATEST_AFTER - self._clock.monotonic()
+                if wait <= 0:
+                    await self._check_latest(key)
+                    return
+                await self._clock.sleep(wait)
+
+        self._in_background(later())
+
+    async def _check_latest(self, key: str) -> None:
+        found = self._to_look_at.pop(key, None)
+        if found is not None:
+            for replica in self._replicas:
+                if not replica.is_resting and not replica.is_behind(key):
+                    try:
+                        await replica.flusher.lanes.change(key, partial(replica.check_latest, found[0]))
+                    except (LocusTieredError, OSError) as error:
+                        replica.flusher.failed(error)
+
+    def _suspect(self, thread_id: str, key: str) -> None:
+        if key in self._suspected or thread_id.startswith(RESERVED):
+            return
+        self._suspected.add(key)
+
+        async def compare() -> None:
+            try:
+                await self._clock.sleep(_LATEST_AFTER)
+                await self._scrubber.one(thread_id)
+            finally:
+                self._suspected.discard(key)
+
+        self._in_background(compare())
+
+    async def scrub(
+        self,
+        *,
+        deep: bool = False,
+        progress: Callable[[Progress], None] | None = None,
+        threads: Sequence[str] | None = None,
+        rate: float | None = None,
+    ) -> ScrubReport:
+        """Compare the replicas, thread by thread, and mend what differs.
+
+        Args:
+            deep: Also load every checkpoint from every replica and verify its digest.
+            progress: Called after every thread.
+            threads: Only these; by default all, beginning where a scrub that was stopped has ended.
+            rate: At most so many threads a second.
+
+        Threads in step cost one listing per replica and no state. What is missing is copied, oldest first, from a
+        replica whose copy is intact; what was deleted is deleted everywhere; what only a replica has that was away
+        for longer than tombstones are kept is put in quarantine. Cancelling it loses nothing.
+        """
+        await self._ready()
+        return await self._scrubber.run(deep=deep, progress=progress, threads=threads, rate=rate)
+
+    # -- the other changes ---------------------------------------------------------------------------
+
+    async def on_vacuum(self, op: Vacuum) -> int:
+        await self.deliver()
+        counts = await asyncio.gather(*(replica.ask(op) for replica in self._replicas))
+        return max(counts)
+
+    async def on_copy_thread(self, op: CopyThread) -> bool:
+        """Load, stamp anew and save, oldest first; not atomic: when it fails half-way, what was copied stays."""
+        entries: list[Entry] = await self.handle(ListCheckpoints(op.source_thread_id, 1_000_000_000, ordered=True))
+        key = await self._look(op.dest_thread_id, again=True)
+        copied = False
+        for entry in reversed(entries):
+            found = await self.handle(Load(op.source_thread_id, entry.id, entry.stamp))
+            if found is not None:
+                checkpoint = self._restamped(found, op.dest_thread_id, key)
+                await self.handle(Save(op.dest_thread_id, None, checkpoint.id, None, checkpoint))
+                copied = True
+        return copied
+
+    async def _look_below(self, thread_id: str) -> Entry | None:
+        return await self.handle(Head(thread_id))
+
+    async def deliver(self) -> None:
+        """Send every hint now; raises what a replica raises that still cannot be reached."""
+        await self._ready()
+        for replica in self._replicas:
+            await replica.deliver_all()
+
+    # -- life ----------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Wait a little for writes under way, try once to send hints, close every replica."""
+        await self._lanes.settle(_SETTLE_SECONDS)
+        for key in list(self._to_look_at):
+            await self._check_latest(key)
+        tasks = set(self._background.get())
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=_SETTLE_SECONDS)
+            for task in late:
+                task.cancel()
+        self._background.drop()
+        await self._forget_loop()
+        results = await asyncio.gather(*(replica.leave() for replica in self._replicas), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    def __repr__(self) -> str:
+        return construction(
+            self,
+            *self._layers,
+            write_quorum=None if self.write_quorum == "majority" else self.write_quorum,
+            read=None if self.read == "one" else self.read,
+            journal=None if self.journal is None else str(self.journal),
+            hint_window=None if show_bytes(self.hint_window) == "256MiB" else show_bytes(self.hint_window),
+        )
+
+
+def _noticed(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.warning("a replica's background work failed: %s", type(error).__name__)

@@ -1,0 +1,223 @@
+"""The deleting part of write-behind: what cancels out, what the far store must hear of, and what others must know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextvars import copy_context
+from typing import Literal
+
+from locus_tiered.core.errors import BackendError, JournalError
+from locus_tiered.core.operations import Delete, Exists
+from locus_tiered.core.signals import emit
+from locus_tiered.core.stamp import is_stamp
+from locus_tiered.layers.pending import overlay
+from locus_tiered.layers.write_behind_options import Ack
+from locus_tiered.layers.write_behind_reads import WriteBehindReads
+from locus_tiered.stores.journal import Journal
+from locus_tiered.stores.journal_rows import HEAD_OVERHEAD, PendingRow
+
+__all__ = ["GRACE", "WriteBehindDeletes"]
+
+GRACE = 1.0
+"""Seconds between the end of a turn and the moment its rows are due: its deletes come first, and cancel them."""
+
+
+class WriteBehindDeletes(WriteBehindReads, base=True):
+    """See :class:`~locus_tiered.layers.write_behind.WriteBehindCheckpointer`, of which this is a part."""
+
+    ack: Ack
+    exclusive: bool
+
+    def _new_row(
+        self,
+        kind: Literal["save", "delete"],
+        key: str,
+        thread_id: str,
+        checkpoint_id: str | None,
+        stamp: str,
+        wait: float = GRACE,
+        iteration: bool = False,
+        size: int = HEAD_OVERHEAD,
+        attempted: bool = False,
+    ) -> PendingRow:
+        now = self._clock.monotonic()
+        return PendingRow(
+            0,
+            kind,
+            thread_id,
+            checkpoint_id,
+            stamp,
+            iteration=iteration,
+            attempted=attempted,
+            tenant=self._far.tenant(thread_id),
+            saved_at=self._clock.wall(),
+            size=size,
+            since=now,
+            due=now + wait,
+            context=copy_context(),
+        )
+
+    # -- deleting ------------------------------------------------------------------------------------
+
+    async def on_delete(self, op: Delete) -> bool:
+        key = self._key(op.thread_id)
+
+        async def delete() -> bool:
+            journal = await self._open()
+            rows = await self._rows(journal, key)
+            if journal.poisoned is not None:
+                return await self._delete_poisoned(journal, key, op)
+            if op.checkpoint_id is None:
+                return await self._delete_thread(journal, key, op, rows)
+            return await self._delete_one(journal, key, op, rows, op.checkpoint_id)
+
+        return await self._lanes.change(key, delete)
+
+    async def _delete_one(
+        self, journal: Journal, key: str, op: Delete, rows: Sequence[PendingRow], checkpoint_id: str
+    ) -> bool:
+        mine = [row for row in rows if row.id == checkpoint_id]
+        saves = [row for row in mine if row.kind == "save"]
+        last = self._last_word(rows, checkpoint_id)
+        if last is None:
+            return await self._delete_sent(journal, key, op, rows, checkpoint_id)
+        if last.kind == "delete":
+            return await self._delete_again(journal, key, op)
+        caught = journal.index.doom(saves)
+        # Sent, or on its way: the far store must hear of the delete too.
+        heard = len(caught) < len(saves) or any(row.attempted or self._far.may_hold(key, row) for row in saves)
+        try:
+            if heard or len(mine) > len(saves):
+                row = self._delete_row(key, op)
+                await journal.append(row, instead_of=caught)
+                self._flusher.wake(journal, row.due)
+            else:
+                if _overtaken(caught, rows):
+                    journal.forget(caught)
+                else:
+                    await journal.drop(caught)
+                emit("journal.cancelled", self.name, op.thread_id)
+        except BaseException:
+            self._spare(journal, caught)
+            raise
+        return True
+
+    async def _delete_again(self, journal: Journal, key: str, op: Delete) -> bool:
+        """Delete what was deleted here already: there is something only if another process saved it again since."""
+        if self.exclusive:
+            return False
+        try:
+            there = any(entry.id == op.checkpoint_id for entry in await self._entries(op.thread_id))
+        except BackendError:
+            return False
+        if there:
+            row = self._delete_row(key, op)
+            await journal.append(row)
+            self._flusher.wake(journal, row.due)
+        return there
+
+    async def _delete_sent(
+        self, journal: Journal, key: str, op: Delete, rows: Sequence[PendingRow], checkpoint_id: str
+    ) -> bool:
+        """Delete what only the far store may have."""
+        own = self._far.is_own(key, checkpoint_id)
+        if self.ack == "journal" or (self.ack == "turn" and own and not is_stamp(checkpoint_id)):
+            try:
+                there = await self.inner.handle(Exists(op.thread_id, checkpoint_id))
+            except BackendError:
+                there = True  # nobody can tell: the delete is kept, and will have been right
+            if there:
+                row = self._delete_row(key, op)
+                await journal.append(row)
+                self._flusher.wake(journal, row.due)
+            return there
+        if self._far.needs_tombstone(key, checkpoint_id):
+            await self._far.tombstones.lay(op.thread_id, checkpoint_id, self._stamps.issue(key))
+        return await self._delete_far(journal, key, op)
+
+    async def _delete_thread(self, journal: Journal, key: str, op: Delete, rows: Sequence[PendingRow]) -> bool:
+        if self.ack == "journal":
+            there = await self._is_there(key, op.thread_id, rows)
+            row = self._delete_row(key, op)
+            caught = journal.index.doom(rows)
+            try:
+                await journal.append(row, instead_of=caught)
+            except BaseException:
+                self._spare(journal, caught)
+                raise
+            self._flusher.wake(journal, row.due)
+            return there
+        known = await self._is_there(key, op.thread_id, rows) if rows else None
+        if not self.exclusive:
+            await self._far.tombstones.lay(op.thread_id, None, self._stamps.issue(key))
+
+        async def delete() -> bool:
+            # Nothing is in flight here: what failed on its way and stayed is caught too.
+            caught = journal.index.doom(journal.index.of(key))
+            try:
+                deleted = await self.inner.handle(op)
+                self._far.deleted(key, None)
+                await self._forget(journal, key, op, caught)
+            except BaseException:
+                self._spare(journal, caught)
+                raise
+            return deleted
+
+        deleted = await self._flusher.alone(journal, key, delete)
+        return deleted if known is None else known
+
+    async def _forget(self, journal: Journal, key: str, op: Delete, rows: Sequence[PendingRow]) -> None:
+        """Drop rows that were deleted with their thread; a tombstone stands in for a journal that cannot."""
+        try:
+            await journal.drop(rows)
+        except JournalError:
+            await self._far.tombstones.lay(op.thread_id, None, self._stamps.issue(key))
+            for row in rows:
+                journal.index.remove(key, row)
+
+    async def _is_there(self, key: str, thread_id: str, rows: Sequence[PendingRow]) -> bool:
+        """Whether a thread has any checkpoint; while nobody can tell, its delete will have been right."""
+        if self._kept(rows):
+            return True
+        try:
+            if rows:
+                return bool(overlay(await self._far.entries(thread_id, key), rows))
+            return await self._far.head(thread_id, key) is not None
+        except BackendError:
+            return True
+
+    async def _delete_poisoned(self, journal: Journal, key: str, op: Delete) -> bool:
+        """A journal that takes nothing more cannot forget its rows: they go first, and a tombstone keeps them out."""
+        await self._flusher.send(journal, key)
+        await self._far.tombstones.lay(op.thread_id, op.checkpoint_id, self._stamps.issue(key))
+        return await self._delete_far(journal, key, op)
+
+    async def _delete_far(self, journal: Journal, key: str, op: Delete) -> bool:
+        async def delete() -> bool:
+            deleted = await self.inner.handle(op)
+            self._far.deleted(key, op.checkpoint_id)
+            return deleted
+
+        return await self._flusher.alone(journal, key, delete)
+
+    def _spare(self, journal: Journal, rows: Sequence[PendingRow]) -> None:
+        """They were not dropped after all: they are to be sent."""
+        journal.index.spare(rows)
+        if rows:
+            self._flusher.wake(journal)
+
+    def _delete_row(self, key: str, op: Delete) -> PendingRow:
+        return self._new_row("delete", key, op.thread_id, op.checkpoint_id, self._stamps.issue(key))
+
+
+def _overtaken(saves: Sequence[PendingRow], rows: Sequence[PendingRow]) -> bool:
+    """Whether a crash may bring these saves back into the journal, because whoever adopts it drops them.
+
+    So it is with the steps of a turn whose end is in the same journal, and leaves it by a later commit: see
+    ``Far.objections``.
+    """
+    end = max(
+        (row.stamp for row in rows if row.kind == "save" and not (row.iteration or row.in_flight or row.doomed)),
+        default="",
+    )
+    return all(row.iteration and row.stamp < end for row in saves)
