@@ -35,7 +35,8 @@ Safe on a live store:
 
 - **Looking changes nothing.** A load through a stack fills its near tiers, mends replicas and takes over journals;
   these commands ask the stores below instead. What another process has in its memory or its journal only, they do not
-  see: `stats` says how much lies in journals.
+  see: `stats` says how much lies in journals. What one replica still holds because it missed a delete, they show, and
+  in which replica it is.
 - **What changes something asks**, or takes `--yes`. Without a terminal to ask on, it does nothing and ends with 2.
 - **Ctrl-C is clean.** What was done stays done, and the same command goes on from there.
 - **No secret is printed**: no password of a URL, no key from a file or the environment. `--debug` shows the libraries'

@@ -1,4 +1,4 @@
-"""``configuration.md`` and ``stack.schema.json``: from ``configuration.in``, and the models of ``locus_tiered.config``."""
+"""``configuration.md`` and ``stack.schema.json``: the models of ``locus_tiered.config``, and ``configuration.in``."""
 
 from __future__ import annotations
 

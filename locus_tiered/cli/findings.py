@@ -14,7 +14,7 @@ from locus_tiered.core.errors import BackendError, CorruptCheckpoint
 from locus_tiered.core.leaf import Leaf
 from locus_tiered.core.operations import Load
 
-__all__ = ["Examination", "examine"]
+__all__ = ["Examination", "examine_twice"]
 
 
 @dataclass
@@ -39,6 +39,17 @@ class Examination:
                 {"kind": kind, "place": place.name, "thread": self.thread, "checkpoint": checkpoint, "what": what}
             )
         )
+
+
+async def examine_twice(reader: Reader, thread: str, *, bodies: bool) -> Examination:
+    """:func:`examine`, and once more where something was found: on a live store, a save or a delete was on its way."""
+    first = await examine(reader, thread, bodies=bodies)
+    if all(found.kind == "damaged" for found in first.found):
+        return first
+    seen = {(found.kind, found.place, found.checkpoint) for found in first.found}
+    second = await examine(reader, thread, bodies=bodies)
+    second.found = [found for found in second.found if (found.kind, found.place, found.checkpoint) in seen]
+    return second
 
 
 async def examine(reader: Reader, thread: str, *, bodies: bool) -> Examination:

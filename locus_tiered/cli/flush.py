@@ -12,14 +12,16 @@ from rich.text import Text
 from locus_tiered.cli.answers import FlushAnswer
 from locus_tiered.cli.exits import Exit, Failure
 from locus_tiered.cli.journals import after_flush, on_disk
-from locus_tiered.cli.opening import journals
+from locus_tiered.cli.opening import Opened, journals
 from locus_tiered.cli.options import AllowImport, Debug, Json, Stack
-from locus_tiered.cli.session import Done, Session, run
+from locus_tiered.cli.session import Bar, Done, Session, run
 from locus_tiered.cli.text import clean, show_age, show_size
 from locus_tiered.cli.working import plain_table
 from locus_tiered.core.errors import BackendError, JournalError, LocusTieredError, QuorumError
 
 __all__ = ["flush"]
+
+_LOOK_SECONDS = 0.2
 
 
 def flush(
@@ -56,12 +58,16 @@ def flush(
         failure: LocusTieredError | None = None
         session.interrupted_at = lambda: "What was not sent stays in the journal; run it again to go on."
         try:
-            with session.progress("sending", sum(journal.rows for journal in before)):
-                async with asyncio.timeout(timeout):
-                    for layer in layers:
-                        if dead_letters:
-                            await layer.retry_dead_letters()
-                        await layer.flush(thread)
+            with session.progress("sending", sum(journal.rows for journal in before)) as bar:
+                watching = asyncio.ensure_future(_watch(opened, bar, sum(journal.rows for journal in before)))
+                try:
+                    async with asyncio.timeout(timeout):
+                        for layer in layers:
+                            if dead_letters:
+                                await layer.retry_dead_letters()
+                            await layer.flush(thread)
+                finally:
+                    watching.cancel()
         except TimeoutError:
             session.say(f"Not all was sent within {timeout:g} s; run it again to go on.")
         except (BackendError, JournalError, QuorumError) as error:
@@ -74,6 +80,15 @@ def flush(
         return Done(answer, code if failure is None else Exit.UNREACHABLE, lambda console: _show(console, answer))
 
     run(Session("flush", json=json, timeout=timeout), work, debug=debug)
+
+
+async def _watch(opened: Opened, bar: Bar, total: int) -> None:
+    """Move the bar while rows are sent."""
+    while True:
+        await asyncio.sleep(_LOOK_SECONDS)
+        said = [layer.pending() for layer in journals(opened.layer)]
+        if all(each.opened for each in said):
+            bar.reach(total - sum(each.rows for each in said))
 
 
 def _show(console: Console, answer: FlushAnswer) -> None:

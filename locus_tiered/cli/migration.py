@@ -16,7 +16,7 @@ from locus.core.state import AgentState
 from locus_tiered.cli.migration_state import Copied, StateFile
 from locus_tiered.cli.opening import Opened, Place, writes_behind
 from locus_tiered.cli.reading import Reader, ask, load_from
-from locus_tiered.cli.states import digest, size_of, state_of
+from locus_tiered.cli.states import as_kept, digest, size_of, state_of
 from locus_tiered.core.checkpoint import Checkpoint, Entry
 from locus_tiered.core.clock import SYSTEM
 from locus_tiered.core.errors import BackendError, CorruptCheckpoint, shorten
@@ -64,7 +64,6 @@ class Migration:
         self._stamped = self.opened.layer.ordering() is not None
         far = far_layer(self.opened.layer)
         self._writer = Place(self.opened.name, far, "home", False)
-        self._traits = (*self.source.traits, *self.destination.traits)
 
     async def thread(self, thread: str) -> None:
         """Bring one thread of the destination in step with the source."""
@@ -121,7 +120,7 @@ class Migration:
         if len(there) < len(entries):
             return False
         found = await self.source.load(thread, entries[0])
-        return found is not None and digest(await state_of(found), self._traits) == done.digest
+        return found is not None and self._mark(await state_of(found)) == done.digest
 
     async def _vanished(self, thread: str, extra: Sequence[str]) -> None:
         """A thread of an earlier run that the source does not have any more."""
@@ -137,6 +136,10 @@ class Migration:
         for each in extra:
             self.removed += await ask(self._writer, Delete(thread, each), self.destination.timeout)
         self.state.drop(thread)
+
+    def _mark(self, state: AgentState) -> str:
+        """The digest that the destination's copy of a state of the source must have."""
+        return digest(as_kept(state, self.destination.traits))
 
     # -- copying -------------------------------------------------------------------------------------
 
@@ -165,7 +168,7 @@ class Migration:
                 continue
             size = await size_of(checkpoint)
             state = await state_of(checkpoint)
-            mark = digest(state, self._traits)
+            mark = self._mark(state)
             if entry.id not in missing and not again and await self._holds(thread, entry, mark):
                 self.verified += 1
                 stamps.passed(next(each for each in there if each.id == entry.id))
@@ -193,7 +196,8 @@ class Migration:
             raise ThreadProblem(f"the destination does not keep the ids that it is given: {shorten(answer)}")
 
     async def _holds(self, thread: str, entry: Entry, mark: str) -> bool:
-        """Whether every place that holds the truth at the destination gives back the very state."""
+        """Whether whoever holds the truth at the destination gives back the very state, and nobody another one."""
+        held = 0
         for place in self.destination.truth:
             try:
                 found = await load_from(place, thread, entry, self.destination.timeout)
@@ -201,9 +205,10 @@ class Migration:
                 return False
             if found is None and len(self.destination.truth) > 1:
                 continue  # a replica that is behind gets it from a hint
-            if found is None or digest(await state_of(found), self._traits) != mark:
+            if found is None or digest(await state_of(found)) != mark:
                 return False
-        return True
+            held += 1
+        return held > 0
 
     async def _checked(self, thread: str, newest: Entry) -> str:
         """The newest state at both ends, by ``load``; its digest when they agree."""
@@ -212,10 +217,11 @@ class Migration:
             found = await reader.load(thread, (await reader.entries(thread))[0])
             if found is None or found.id != newest.id:
                 raise ThreadProblem("the newest is another one now: it changed while it was copied; run it again")
-            marks.append(digest(await state_of(found), self._traits))
+            state = await state_of(found)
+            marks.append(self._mark(state) if reader is self.source else digest(state))
         if not self._stamped:  # its readers ask the backend itself
             found = await ask(self.destination.truth[0], Load(thread, None), self.destination.timeout)
-            marks.append("" if found is None else digest(await state_of(found), self._traits))
+            marks.append("" if found is None else digest(await state_of(found)))
         if len(set(marks)) > 1:
             raise ThreadProblem("the newest state is not the same at both ends; run it again")
         return marks[0]

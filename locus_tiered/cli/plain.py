@@ -16,7 +16,7 @@ from locus_tiered.core.ids import ANY
 from locus_tiered.core.layer import Layer
 from locus_tiered.core.leaf import Leaf
 from locus_tiered.core.operations import Delete, ListCheckpoints, ListThreads, Load, Operation
-from locus_tiered.layers.tiered import short_name
+from locus_tiered.layers.names import short_name
 
 __all__ = ["Plain"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -10,8 +10,8 @@ from rich.text import Text
 
 from locus_tiered.cli.answers import Found, RepairAnswer, Repaired
 from locus_tiered.cli.exits import Exit
-from locus_tiered.cli.findings import Examination, examine
-from locus_tiered.cli.opening import Place
+from locus_tiered.cli.findings import Examination, examine_twice
+from locus_tiered.cli.opening import Opened, Place
 from locus_tiered.cli.options import AllowImport, Debug, Jobs, Json, Pattern, Stack, Threads, Timeout, Yes
 from locus_tiered.cli.reading import Reader, ask, entries_of, load_from
 from locus_tiered.cli.session import Done, Session, run
@@ -22,6 +22,8 @@ from locus_tiered.core.errors import CorruptCheckpoint
 from locus_tiered.core.operations import Delete, Save
 
 __all__ = ["repair"]
+
+_TRIES = 5  # saves of others that may come in between
 
 
 def repair(
@@ -52,7 +54,8 @@ def repair(
     """
 
     async def work(session: Session) -> Done:
-        reader = session.reader(stack, allow_import=allow_import)
+        opened = session.open(stack, allow_import=allow_import)
+        reader = Reader(opened, timeout=timeout)
         threads = await chosen(reader, thread, pattern)
         if not dry_run:
             session.confirm(f"Repair {count(len(threads), 'thread')} of {reader.name}?")
@@ -60,10 +63,10 @@ def repair(
         left: list[Repaired] = []
         session.interrupted_at = lambda: f"{len(done):,} things were mended; run it again to go on."
         if not dry_run:
-            await _scrub(session, reader, threads)
+            await _scrub(session, opened, threads)
 
         async def mend(name: str) -> None:
-            result = await examine(reader, name, bodies=True)
+            result = await examine_twice(reader, name, bodies=True)
             if result.found:
                 mender = _Mender(reader, result, dry_run, restore)
                 await mender.mend()
@@ -87,15 +90,14 @@ def repair(
     run(Session("repair", json=json, yes=yes, timeout=timeout), work, debug=debug)
 
 
-def _replicated(session: Session) -> list[Any]:
-    return [layer for opened in session._opened for layer in opened.layer.walk() if hasattr(type(layer), "scrub")]
+async def _scrub(session: Session, opened: Opened, threads: list[str]) -> None:
+    """Let replicated layers bring their replicas in step: they know what was deleted."""
+    from locus_tiered.layers.replicated import ReplicatedCheckpointer
 
-
-async def _scrub(session: Session, reader: Reader, threads: list[str]) -> None:
-    """Let replicated layers bring their replicas in step: they know the tombstones."""
-    for layer in _replicated(session):
-        session.say(f"{layer.name}: comparing the replicas")
-        await layer.scrub(deep=True, threads=threads)
+    for layer in opened.layer.walk():
+        if isinstance(layer, ReplicatedCheckpointer):
+            with session.progress("replicas", len(threads)) as bar:
+                await layer.scrub(deep=True, threads=threads, progress=lambda _, bar=bar: bar.step())  # type: ignore[misc]
 
 
 class _Mender:
@@ -140,7 +142,7 @@ class _Mender:
         if not self.restore or not homes:
             self._leave(found, "deleted elsewhere, or lost by home: --restore-leftovers copies it back")
             return
-        entries = await entries_of(place, self.result.thread, self.reader.timeout)
+        entries = await self._listed(place)
         entry = next((each for each in entries if each.id == name), None)
         if entry is None or entry.stamp is None:
             self._leave(found, "it has no stamp to put it in order by")
@@ -173,29 +175,31 @@ class _Mender:
 
     async def _head(self, place: Place, silent: bool) -> None:
         """Save the newest again, so that the backend's own latest is right for readers without the stack."""
-        entries = (
-            self.result.entries if self.dry_run else await entries_of(place, self.result.thread, self.reader.timeout)
-        )
-        found = Found(
-            kind="latest",
-            place=place.name,
-            thread=self.result.thread,
-            checkpoint=entries[0].id if entries else None,
-            what="",
-        )
-        if not entries or entries[0].stamp is None:
-            return
-        if not self.dry_run:
+        entries = self.result.entries if self.dry_run else await self._listed(place)
+        newest = entries[0] if entries else None
+        name = None if newest is None else newest.id
+        found = Found(kind="latest", place=place.name, thread=self.result.thread, checkpoint=name, what="")
+        for _ in range(_TRIES):
+            if newest is None or newest.stamp is None:
+                return
+            if self.dry_run:
+                break
             try:
-                checkpoint = await load_from(place, self.result.thread, entries[0], self.reader.timeout)
+                checkpoint = await load_from(place, self.result.thread, newest, self.reader.timeout)
             except CorruptCheckpoint:
-                checkpoint = None
-            if checkpoint is None:
                 self._leave(found, "the newest is damaged, and no undamaged copy is left")
                 return
-            await self._save(place, checkpoint)
+            if checkpoint is not None:
+                await self._save(place, checkpoint)
+            # Somebody may have saved a newer one meanwhile, which must be the backend's latest then.
+            before, newest = newest, next(iter(await self._listed(place)), None)
+            if newest == before:
+                break
         if not silent:
             self._say(found, "head saved again", "the backend had another one as its latest")
+
+    async def _listed(self, place: Place) -> list[Entry]:
+        return await entries_of(place, self.result.thread, self.reader.timeout)
 
     def _say(self, found: Found, action: str, why: str) -> None:
         self.done.append(_repaired(found, action, why))

@@ -75,10 +75,10 @@ class Bar:
         if self._progress is not None and self._task is not None:
             self._progress.advance(self._task, amount)
 
-    def expect(self, total: int) -> None:
-        """Say how much there is in all."""
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, total=total)
+    def reach(self, done: int) -> None:
+        """Say how much is done by now."""
+        if done > self.done:
+            self.step(done - self.done)
 
 
 class _Rate(ProgressColumn):
@@ -153,7 +153,13 @@ class Session:
         if not (sys.stdin.isatty() and self.err.is_terminal):
             raise Failure(f"{question} Nothing was done", Exit.USAGE, hint="nobody is there to ask: pass --yes")
         self.err.print(Text(f"{clean(question)} [y/N] "), end="", soft_wrap=True)
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        # The event loop would only note a Ctrl-C, and wait for Enter.
+        noting = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            answer = sys.stdin.readline()
+        finally:
+            signal.signal(signal.SIGINT, noting)
+        if answer.strip().lower() not in ("y", "yes"):
             raise Failure("not confirmed; nothing was done", Exit.FOUND)
 
 

@@ -14,7 +14,10 @@ from locus_tiered.core.checkpoint import ITERATION_KEY, Checkpoint
 from locus_tiered.core.stamp import stamp_seconds
 from locus_tiered.core.traits import Traits
 
-__all__ = ["changes_between", "digest", "is_iteration_save", "saved_at", "size_of", "state_of", "waits_for"]
+__all__ = ["as_kept", "changes_between", "digest", "is_iteration_save", "saved_at", "size_of", "state_of", "waits_for"]
+
+
+_NOTED = "locus_at"
 
 
 def saved_at(checkpoint: Checkpoint, state: AgentState | None = None) -> float | None:
@@ -35,10 +38,20 @@ async def size_of(checkpoint: Checkpoint) -> int:
     return len(await checkpoint.body.encode())
 
 
-def digest(state: AgentState, traits: tuple[Traits, ...] = ()) -> str:
-    """The canonical digest of a state, without the fields that one of the backends may rewrite by itself."""
-    left_out = {name for each in traits for name in each.digest_leaves_out}
-    return digest_of(state.to_checkpoint(), left_out)
+def digest(state: AgentState) -> str:
+    """The canonical digest of a state, without the time that ``PgCheckpointer`` notes in every message."""
+    data = state.to_checkpoint()
+    for message in data.get("messages", ()):
+        message.get("metadata", {}).pop(_NOTED, None)
+    return digest_of(data)
+
+
+def as_kept(state: AgentState, traits: tuple[Traits, ...]) -> AgentState:
+    """The state as those backends change it before they store it (retention, redaction)."""
+    for each in traits:
+        if each.normalise is not None:
+            state = each.normalise(state)
+    return state
 
 
 def waits_for(state: AgentState) -> str | None:
@@ -65,7 +78,10 @@ def is_iteration_save(state: AgentState, checkpoint_id: str) -> bool:
 
 
 def changes_between(before: AgentState, after: AgentState) -> Iterator[tuple[str, Any, Any]]:
-    """What differs, as ``(path, before, after)``; ``None`` stands for what is not there."""
+    """What differs, as ``(path, before, after)``; ``None`` stands for what is not there.
+
+    The time that ``PgCheckpointer`` notes in every message that it stores is no difference.
+    """
     yield from _differences("", _plain(before), _plain(after))
 
 
@@ -74,6 +90,8 @@ def _plain(state: AgentState) -> dict[str, Any]:
     for name in SET_FIELDS:
         if isinstance(data.get(name), list):
             data[name] = sorted(data[name], key=str)
+    for message in data.get("messages", ()):
+        message.get("metadata", {}).pop(_NOTED, None)
     return data
 
 

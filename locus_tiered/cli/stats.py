@@ -113,7 +113,7 @@ class _Tally:
             self.largest = max(self.largest, size)
             self.sizes[_class(size)] += 1
             newest_at = self._note_time(saved_at(found, state))
-            mark = digest(state, reader.traits)
+            mark = digest(state)
             self.duplicates += mark == before
             before = mark
             for name, ids in seen.items():

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from locus_tiered.cli.answers import Found, FoundTier, VerifyAnswer
 from locus_tiered.cli.exits import Exit
-from locus_tiered.cli.findings import examine
+from locus_tiered.cli.findings import examine_twice
 from locus_tiered.cli.options import AllowImport, Debug, Jobs, Json, Most, Pattern, Stack, Threads, Timeout
 from locus_tiered.cli.session import Done, Session, run
 from locus_tiered.cli.text import clean, count
@@ -45,8 +45,8 @@ def verify(
 ) -> None:
     """Check every checkpoint in every tier by its digest, and whether the tiers agree.
 
-    Changes nothing. Exit code 1 when something is found; repair mends what can be mended. On a live store a
-    checkpoint that is being written may show as missing in one tier: run it again with --thread to be sure.
+    Changes nothing. Exit code 1 when something is found; repair mends what can be mended. Where something is found
+    a thread is looked at twice, because on a live store a save may be on its way.
     """
 
     async def work(session: Session) -> Done:
@@ -60,7 +60,7 @@ def verify(
 
         async def look(name: str) -> None:
             nonlocal seen, checkpoints
-            result = await examine(reader, name, bodies=not quick)
+            result = await examine_twice(reader, name, bodies=not quick)
             seen, checkpoints = seen + 1, checkpoints + len(result.entries)
             checked.update(result.checked)
             without.update(result.without_digest)

@@ -64,7 +64,7 @@ def plain_table(*headings: str | tuple[str, str], title: str | None = None) -> T
 def show_unreachable(console: Console, unreachable: dict[str, str]) -> None:
     """Say which members failed while others answered."""
     for name, message in unreachable.items():
-        console.print(Text(f"Could not be reached: {name}: {clean(message)}", "bold red"), soft_wrap=True)
+        console.print(Text(f"Could not be reached: {name}: {clean(message)}", "bold red"))
 
 
 def with_unreachable(code: Exit, unreachable: dict[str, str]) -> Exit:

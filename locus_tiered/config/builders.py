@@ -4,7 +4,6 @@ backend, tiers above, tracing outermost.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
@@ -26,10 +25,12 @@ from locus_tiered.config.registry import TierType
 from locus_tiered.config.variables import Variables
 from locus_tiered.core.errors import StackConfigError
 from locus_tiered.core.layer import Layer, as_layer
+from locus_tiered.core.leaf import Leaf
 from locus_tiered.core.logs import logger_for
 from locus_tiered.layers.breaker import BreakerPolicy
 from locus_tiered.layers.budget import RetryBudget
 from locus_tiered.layers.guarded import GuardedCheckpointer, Timeouts
+from locus_tiered.layers.replicated import ReplicatedCheckpointer
 from locus_tiered.layers.retrying import RetryingCheckpointer
 from locus_tiered.layers.tiered import Tier, TieredCheckpointer
 from locus_tiered.layers.traced import TracedCheckpointer
@@ -151,6 +152,9 @@ class Builder:
         store = self._made(lambda: _checked(tier_type.make(**self._arguments(options, tier_type)), kind), where)
         if store is None:
             return None
+        if config.guard is not None or config.retry is not None:
+            # A tier's name goes to its outermost layer; errors come from the innermost.
+            store = _called(store, config.name or kind)
         if (guard := config.guard) is not None:
             store = self._made(lambda inner=store: _guard(inner, guard), (*path, "guard"))  # type: ignore[misc]
         if store is not None and (retry := config.retry) is not None:
@@ -170,12 +174,7 @@ class Builder:
         if any(each.name is not None for each in config.replicas):
             options["names"] = _names(config.replicas)
 
-        def replicated() -> BaseCheckpointer:
-            layers = importlib.import_module("locus_tiered.layers.replicated")
-            made: BaseCheckpointer = layers.ReplicatedCheckpointer(*replicas, **options)
-            return made
-
-        return self._made(replicated, path)
+        return self._made(lambda: ReplicatedCheckpointer(*replicas, **options), path)
 
     def _arguments(self, options: BaseModel | None, tier_type: TierType) -> dict[str, Any]:
         """The options as keyword arguments; a user's own model gives its defaults, too."""
@@ -215,7 +214,7 @@ class Builder:
             message, hint = f"cannot be built: {type(error).__name__}: {error}", None
             if not self._variables.shows(f"{error!r} {error}"):
                 self.cause = error
-        self._mistakes.add(self._variables.scrub(message), path, hint)
+        self._mistakes.add(self._variables.scrub(message), path, hint, key=True)
         return None
 
     def _warn_of_a_home_that_forgets(self, config: StackConfig) -> None:
@@ -224,6 +223,14 @@ class Builder:
             logger.warning("home, the last tier, is memory: the stack forgets everything when the process ends")
         elif kind == "directory" and options is not None and getattr(options, "max_bytes", None) is not None:
             logger.warning("home, the last tier, is a directory with max_bytes: it forgets what is least recently used")
+
+
+def _called(store: BaseCheckpointer, name: str) -> Layer:
+    if not isinstance(store, Layer):
+        return Leaf(store, name=name)
+    if store.name == type(store).__name__:
+        store.name = name
+    return store
 
 
 def _checked(made: Any, kind: str) -> BaseCheckpointer:

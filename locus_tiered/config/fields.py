@@ -181,14 +181,14 @@ class Short:
     def __init__(
         self, read: Callable[[Any, Callable[[Any], Any]], Any], *schemas: Mapping[str, Any], of: Any = None
     ) -> None:
-        self._read, self._schemas, self._of = read, schemas, of
+        self._read, self._schemas, self.of = read, schemas, of
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         def read(value: Any, section: Callable[[Any], Any]) -> Any:
             return section(value) if isinstance(value, dict) else self._read(value, section)
 
         return core_schema.no_info_wrap_validator_function(
-            read, handler(source) if self._of is None else handler.generate_schema(self._of)
+            read, handler(source) if self.of is None else handler.generate_schema(self.of)
         )
 
     def __get_pydantic_json_schema__(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path as FilePath
 from typing import Any
@@ -26,6 +27,8 @@ from locus_tiered.core.errors import StackConfigError
 from locus_tiered.core.layer import Layer
 
 __all__ = ["Source", "check", "load"]
+
+_DOTTED = re.compile(r"[A-Za-z_][\w.]*[.:][A-Za-z_]\w*")
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
@@ -131,7 +134,7 @@ class Loading:
             return
         for leg, path in rules.legs(self._data):
             for key in [leg] if isinstance(leg, str) else list(leg) if isinstance(leg, dict) else []:
-                if "." in key and key not in self._types:
+                if _DOTTED.fullmatch(key) and key not in self._types:
                     where = path if isinstance(leg, str) else (*path, key)
                     found = self._imported(key, where)
                     if found is not None:

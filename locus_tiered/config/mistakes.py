@@ -11,6 +11,8 @@ from locus_tiered.core.errors import StackConfigError
 
 __all__ = ["Mistakes", "Path", "Place", "did_you_mean", "path_text"]
 
+_MOST = 100
+
 Path = tuple[str | int, ...]
 """Where a value is: ``("tiers", 2, "s3", "bucket")``."""
 
@@ -53,13 +55,19 @@ class Mistakes:
     values: dict[Path, Place] = field(default_factory=dict)
     """Where values begin."""
     found: list[StackConfigError] = field(default_factory=list)
+    more: bool = False
+    """Whether there are others that were left out."""
     _paths: set[Path] = field(default_factory=set)
+    _texts: set[str] = field(default_factory=set)
 
     def add(
         self, message: str, path: Path, hint: str | None = None, *, place: Place | None = None, key: bool = False
     ) -> None:
         """Note one. ``key``: it is the key that is wrong; otherwise the value, or whatever is nearest to it."""
         self._paths.add(path)
+        if self.full:
+            self.more = True
+            return
         at = place or (self.keys.get(path) if key else None)
         nearest = path
         while at is None and (at := self.values.get(nearest) or self.keys.get(nearest)) is None and nearest:
@@ -67,8 +75,14 @@ class Mistakes:
         line, column = at or (None, None)
         text = path_text(path) or None
         error = StackConfigError(message, hint=hint, file=self.file, line=line, column=column, path=text)
-        if str(error) not in (str(other) for other in self.found):
+        if str(error) not in self._texts:
+            self._texts.add(str(error))
             self.found.append(error)
+
+    @property
+    def full(self) -> bool:
+        """Whether nobody would read one more."""
+        return len(self.found) >= _MOST
 
     def knows(self, path: Path) -> bool:
         """Whether something is noted at ``path``, or at what it is a part of."""
@@ -82,7 +96,8 @@ class Mistakes:
         first = found[0]
         where = f" in {self.file}" if self.file else ""
         lines = "".join(f"\n  {each}" for each in found)
-        error = StackConfigError(f"{len(found)} mistakes{where}:{lines}", mistakes=found)
+        count = f"{len(found)} mistakes{' and more' if self.more else ''}"
+        error = StackConfigError(f"{count}{where}:{lines}", mistakes=found)
         error.file, error.line, error.column = first.file, first.line, first.column
         error.path, error.hint = first.path, first.hint
         return error

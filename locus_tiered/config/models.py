@@ -34,9 +34,11 @@ from locus_tiered.core.units import parse_bytes
 from locus_tiered.layers.breaker import BreakerPolicy
 from locus_tiered.layers.budget import RetryBudget
 from locus_tiered.layers.guarded import GuardedCheckpointer, Timeouts
+from locus_tiered.layers.replicated import ReplicatedCheckpointer
 from locus_tiered.layers.retrying import RetryingCheckpointer
 from locus_tiered.layers.tiered import TieredCheckpointer
 from locus_tiered.layers.write_behind import WriteBehindCheckpointer
+from locus_tiered.stores.memory import BoundedMemoryCheckpointer
 
 __all__ = [
     "BreakerConfig",
@@ -64,7 +66,7 @@ def _default(of: Callable[..., Any], name: str) -> Any:
 class MemoryOptions(Section):
     """Options of `memory`, our `BoundedMemoryCheckpointer`."""
 
-    max_bytes: Size = 256 * 1024 * 1024
+    max_bytes: Size = parse_bytes(_default(BoundedMemoryCheckpointer, "max_bytes"), "max_bytes")
     """The budget."""
     ttl: Duration | None = None
     """How long a checkpoint is kept; `null`: until its room is needed."""
@@ -263,7 +265,7 @@ class ReplicatedConfig(Section):
     """Who is asked."""
     journal: Place | None = None
     """Where hints for replicas that missed a write are kept, on a local disk; `null`: in memory."""
-    hint_window: Size = 256 * 1024 * 1024
+    hint_window: Size = parse_bytes(_default(ReplicatedCheckpointer, "hint_window"), "hint_window")
     """Bytes of hints per replica; beyond, whole threads are marked to be compared instead."""
 
 
@@ -275,7 +277,7 @@ class StackConfig(Section):
     name: Name | None = None
     """What errors, spans and `explain()` call the stack; by default `stack`."""
     latest: Latest = "validate"
-    """How the newest is read: `validate` asks home, `exclusive` trusts this process, a duration trusts it for so long."""
+    """How the newest is read: `validate` asks home, `exclusive` trusts this process, a duration trusts it so long."""
     on_outage: Literal["raise", "stale"] = "raise"
     """What a read does when home cannot be reached."""
     near_timeout: Duration | None = _default(TieredCheckpointer, "near_timeout")

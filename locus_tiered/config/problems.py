@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
+from locus_tiered.config.fields import Short
 from locus_tiered.config.mistakes import Mistakes, Path, did_you_mean
 from locus_tiered.config.variables import Variables
 
@@ -53,6 +55,12 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     return []
 
 
+def _sections(field: FieldInfo) -> list[type[BaseModel]]:
+    """The models that a field may hold."""
+    named = [each.of for each in field.metadata if isinstance(each, Short) and each.of is not None]
+    return named or _models(field.annotation)
+
+
 def _allowed(model: type[BaseModel], path: Path) -> list[str]:
     """The keys that may stand at ``path``."""
     here = [model]
@@ -61,7 +69,7 @@ def _allowed(model: type[BaseModel], path: Path) -> list[str]:
             fields = [
                 field for each in here for name, field in each.model_fields.items() if (field.alias or name) == part
             ]
-            here = [found for field in fields for found in _models(field.annotation)]
+            here = [found for field in fields for found in _sections(field)]
     return [field.alias or name for each in here for name, field in each.model_fields.items()]
 
 
@@ -71,6 +79,9 @@ def note(
     """Note everything that ``error`` holds, except where a mistake is noted already."""
     for each in error.errors(include_url=False, include_input=False):
         path = _locate(each["loc"], data)
+        if mistakes.full:
+            mistakes.more = True
+            return
         if not mistakes.knows(path):
             message, hint = _words(each, path, data, model, variables)
             mistakes.add(message, path, hint, key=each["type"] == "extra_forbidden")

@@ -5,7 +5,7 @@ All rules look at what was written, whole or broken, so that everything is found
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from locus_tiered.config import traps
@@ -52,13 +52,13 @@ class _Rules:
                 shown = self._variables.show(leg, path)
                 self._mistakes.add(f"{shown} is not a type of store", path, self._meant(leg, names))
             else:
-                self._options(leg, None, path)
+                self._options(leg, None, path, ())
             return
         if not isinstance(leg, dict):
             return
         kinds = [key for key in leg if key in names]
         unknown = [key for key in leg if key not in names and key not in beside]
-        for key in unknown:
+        for key in unknown[:100]:
             self._unknown(key, leg, kinds, names, beside, path)
         if not kinds and not unknown:
             self._mistakes.add("names no store", path, f"one of {', '.join(sorted(names))}")
@@ -67,7 +67,7 @@ class _Rules:
                 f"a second store beside {kinds[0]}", (*path, key), "a dash before each: every tier has one", key=True
             )
         for kind in kinds:
-            self._options(kind, leg[kind], path)
+            self._options(kind, leg[kind], path, unknown)
 
     def _unknown(
         self, key: str, leg: Mapping[str, Any], kinds: list[str], names: set[str], beside: tuple[str, ...], path: Path
@@ -97,11 +97,17 @@ class _Rules:
         model = ReplicatedConfig if kind == "replicated" else self._types[kind].options
         return {field.alias or name for name, field in model.model_fields.items()}
 
-    def _options(self, kind: str, options: Any, path: Path) -> None:
+    def _options(self, kind: str, options: Any, path: Path, misplaced: Collection[str]) -> None:
+        model = ReplicatedConfig if kind == "replicated" else self._types[kind].options
+        where = (*path, kind)
+        if options is None:  # the models take it for no options
+            for name, field in model.model_fields.items():
+                option = field.alias or name
+                if field.is_required() and option not in misplaced:
+                    self._mistakes.add(f"{option} is missing", (*where, option))
         if kind == "replicated":
             return
         tier_type = self._types[kind]
-        where = (*path, kind)
         if options is not None and not isinstance(options, dict):
             hint = f"write {tier_type.example}" if tier_type.example else "write its options as a mapping"
             self._mistakes.add(f"{kind} takes options", where, traps.short(kind, options) or hint)
@@ -125,7 +131,8 @@ class _Rules:
         if not isinstance(tiers, list):
             return
         for leg, path in legs(data):
-            self.leg(leg, path)
+            if not self._mistakes.full:
+                self.leg(leg, path)
         self._names(tiers, ("tiers",))
         behind: Path | None = None
         for place, tier in enumerate(tiers):

@@ -56,10 +56,13 @@ class _Composer(yaml.SafeLoader):
     """Composes nodes, no deeper than allowed, and leaves plain scalars to be judged later."""
 
     levels = 0
+    nodes = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.levels >= _MOST_LEVELS:
-            raise Unreadable(f"more than {_MOST_LEVELS} levels, one in another", _place(self.peek_event().start_mark))  # type: ignore[no-untyped-call]
+        self.nodes += 1
+        if self.levels >= _MOST_LEVELS or self.nodes > 2 * _MOST_VALUES:  # keys are nodes, too
+            place = _place(self.peek_event().start_mark)  # type: ignore[no-untyped-call]
+            raise Unreadable(f"more than {_MOST_LEVELS} levels or {_MOST_VALUES:,} values", place)
         self.levels += 1
         try:
             return super().compose_node(parent, index)

@@ -102,7 +102,7 @@ class Variables:
         elif name in self._env:
             return f"${{{name}}}", ""
         else:
-            meant = did_you_mean(name, self._env)
+            meant = None if self._mistakes.full else did_you_mean(name, self._env)
             close = f"{meant} Or " if meant and meant.startswith("did") else ""
             self._mistakes.add(f"the variable {name} is not set", path, f"{close}set it, or write ${{{name}:-default}}")
         return None

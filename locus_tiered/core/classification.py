@@ -25,6 +25,7 @@ from locus_tiered.core.errors import (
     BreakerOpen,
     LocusTieredError,
     Overloaded,
+    QuorumError,
     RetriesExhausted,
 )
 
@@ -231,7 +232,7 @@ def classify(error: BaseException) -> Verdict:
 
 
 def _own(error: LocusTieredError) -> Verdict:
-    if isinstance(error, RetriesExhausted | BreakerOpen | Overloaded):
+    if isinstance(error, RetriesExhausted | BreakerOpen | Overloaded | QuorumError):
         return Verdict(Kind.EXHAUSTED)
     if isinstance(error, AttemptTimeout):
         return Verdict(Kind.TEMPORARY)

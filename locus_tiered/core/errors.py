@@ -58,6 +58,13 @@ def shorten(value: object, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
+def cause_of(error: BaseException) -> str:
+    """The class of an error, the backend's own where it is known; never its message."""
+    if type(error) is BackendError and error.__cause__ is not None:
+        error = error.__cause__
+    return type(error).__name__
+
+
 class LocusTieredError(Exception):
     """The root: ``except LocusTieredError`` catches all that a stack raises on its own account."""
 
@@ -135,10 +142,16 @@ class QuorumError(BackendError):
     """
 
     def __init__(
-        self, message: str, *, known: Mapping[str, str], member: str = "replicated", operation: str = ""
+        self,
+        message: str,
+        *,
+        known: Mapping[str, str] | None = None,
+        member: str = "replicated",
+        operation: str = "",
+        temporary: bool | None = True,
     ) -> None:
-        self.known = dict(known)
-        super().__init__(message, member=member, operation=operation, temporary=True)
+        self.known = dict(known or {})
+        super().__init__(message, member=member, operation=operation, temporary=temporary)
 
 
 class StaleRead(LocusTieredError):

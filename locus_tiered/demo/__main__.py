@@ -1,8 +1,9 @@
-"""``python -m locus_tiered.demo``: the comparison, then the crash. Takes about half a minute."""
+"""``python -m locus_tiered.demo``: the comparison, the outage, the crash. Takes about half a minute."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import sys
 import tempfile
@@ -12,9 +13,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.status import Status
 
-from locus_tiered.demo import crash
-from locus_tiered.demo.report import comparison, story, verdict
-from locus_tiered.demo.sides import Side, both_sides, quick_turns_lost, take_turn
+from locus_tiered.demo import crash, outage
+from locus_tiered.demo.report import comparison, crash_story, outage_story, verdict
+from locus_tiered.demo.sides import Side, all_sides, quick_turns_lost, take_turn
 from locus_tiered.testing.services import SeaweedFS, ServiceError, seaweedfs
 
 __all__ = ["main"]
@@ -24,34 +25,38 @@ TOOL_CALLS = 10
 TRIALS = 8
 
 
-async def _compare(server: SeaweedFS, directory: Path) -> list[Side]:
-    async with both_sides(server, directory) as sides:
-        for number in range(1, TURNS + 1):
-            for side in sides:
-                side.turns.append(await take_turn(side, "conversation", number, TOOL_CALLS))
-        for trial in range(TRIALS):
-            for place, side in enumerate(sides):
-                near = directory / f"newcomer-{place}-{trial}"
-                side.lost.append(await quick_turns_lost(side, f"quick-{trial}", near))
-    return sides
+async def _compare(sides: list[Side], directory: Path) -> None:
+    for number in range(1, TURNS + 1):
+        for side in sides:
+            side.turns.append(await take_turn(side, "conversation", number, TOOL_CALLS))
+    for trial in range(TRIALS):
+        for place, side in enumerate(sides):
+            near = directory / f"newcomer-{place}-{trial}"
+            side.lost.append(await quick_turns_lost(side, f"quick-{trial}", near))
 
 
 async def _show(server: SeaweedFS, directory: Path, console: Console, status: Status) -> bool:
-    status.update(f"{TURNS} turns on both sides, then {TRIALS} times two quick ones")
-    sides = await _compare(server, directory)
-    console.print(comparison(sides, TOOL_CALLS))
-    console.print()
-    console.print(verdict(sides))
-    console.print()
+    async with all_sides(server, directory) as sides:
+        status.update(f"{TURNS} turns on every side, then {TRIALS} times two quick ones")
+        await _compare(sides, directory)
+        console.print(comparison(sides, TOOL_CALLS))
+        console.print()
+        console.print(verdict(sides))
+        console.print()
+        status.update("an outage")
+        down = await outage.tell(server, sides, directory / "after the outage")
+        console.print(outage_story(down))
+        console.print()
     status.update("a crash in the middle of a turn")
-    told = await crash.tell(server, directory / "crash")
-    console.print(story(told))
-    return told.went_on and not any(sides[1].lost)
+    dead = await crash.tell(server, directory / "crash")
+    console.print(crash_story(dead))
+    return dead.went_on and down.went_on and not any(lost for side in sides[1:] for lost in side.lost)
 
 
 def main() -> int:
-    """Run the demo; answers the exit code: 1 when the stack lost a turn or the conversation did not go on."""
+    """Run the demo; answers the exit code: 1 when a stack lost a turn or the conversation did not go on."""
     console = Console(highlight=False)
+    logging.getLogger().addHandler(logging.NullHandler())  # an outage is logged; here it is told
     # Ctrl-C, also where a shell has us ignore it; and whoever ends us politely gets the same tidy end.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)

@@ -21,9 +21,9 @@ from locus.memory.backends.s3 import S3Backend
 from locus.testing import text
 
 from locus_tiered.demo.agents import agent_on, calls
+from locus_tiered.demo.crash import THREAD
 from locus_tiered.demo.sides import make_stack
 
-_THREAD = "crash"
 _TURNS = (
     ("I am Ada, and I wait for ten parcels.", "Noted, Ada."),
     ("Where are they?", "All ten of them arrive on Thursday, Ada."),
@@ -73,21 +73,21 @@ async def main() -> None:
     stack = make_stack(S3Backend(region_name="us-east-1", **config), directory)
     (hello, noted), (question, answer) = _TURNS
     if part == "begin":
-        await agent_on(stack, [text(noted)]).arun(hello, thread_id=_THREAD)
+        await agent_on(stack, [text(noted)]).arun(hello, thread_id=THREAD)
         script = [*calls(2, range(1, tool_calls + 1)), text(answer)]
-        await agent_on(stack, script, _tool(stop_at)).arun(question, thread_id=_THREAD)
+        await agent_on(stack, script, _tool(stop_at)).arun(question, thread_id=THREAD)
         return
     began = time.perf_counter()
-    state = await stack.load(_THREAD)
+    state = await stack.load(THREAD)
     if state is None:
         raise SystemExit("the thread is empty")
     known = _remembered(state, time.perf_counter() - began)
     _say(**known)
     left = range(len(known["results"]) + 1, tool_calls + 1)
     agent = agent_on(stack, [*calls(2, left), text(answer)], _tool(None))
-    async for _ in agent.continue_turn(_THREAD):
+    async for _ in agent.continue_turn(THREAD):
         pass
-    finished = await stack.load(_THREAD)
+    finished = await stack.load(THREAD)
     _say(answer=finished.messages[-1].content if finished is not None else "")
     await stack.close()
 

@@ -18,8 +18,9 @@ from typing import IO, Any
 
 from locus_tiered.testing.services import SeaweedFS
 
-__all__ = ["CrashStory", "tell"]
+__all__ = ["THREAD", "CrashStory", "tell"]
 
+THREAD = "crash"
 TOOL_CALLS = 10
 KILLED_AT = 7
 _PATIENCE = 30.0  # seconds for a process to say something
@@ -33,6 +34,8 @@ class CrashStory:
     made_before: list[int]
     killed_at: int
     ended_by: int
+    in_s3: int
+    """Checkpoints of the thread that S3 had then."""
     conversation: list[str]
     results: list[int]
     load_seconds: float
@@ -105,6 +108,7 @@ async def tell(server: SeaweedFS, directory: Path) -> CrashStory:
                 made.append((await _hear(process, errors))["call"])
             process.send_signal(signal.SIGKILL)
             ended_by = -await process.wait()
+        in_s3 = await _in_s3(server, config["bucket"])
         async with _child(config | {"part": "go on"}, errors) as process:
             remembered = await _hear(process, errors)
             after: list[int] = []
@@ -116,9 +120,19 @@ async def tell(server: SeaweedFS, directory: Path) -> CrashStory:
         made_before=made,
         killed_at=KILLED_AT,
         ended_by=ended_by,
+        in_s3=in_s3,
         conversation=remembered["conversation"],
         results=remembered["results"],
         load_seconds=remembered["seconds"],
         made_after=after,
         answer=heard["answer"],
     )
+
+
+async def _in_s3(server: SeaweedFS, bucket: str) -> int:
+    """How many checkpoints S3 holds for the thread of the crash."""
+    client = server.client()
+    try:
+        return len(await server.backend(bucket=bucket, _client=client).list_checkpoints(THREAD, limit=1000))
+    finally:
+        client.close()

@@ -63,12 +63,17 @@ class Gauges:
     def __init__(self, stack: str, legs: Legs) -> None:
         self._breakers = [({"locus.stack": stack, "locus.tier": tier}, breaker) for tier, breaker in legs.breakers]
         self._journals = [({"locus.stack": stack, "locus.tier": tier}, layer) for tier, layer in legs.journals]
+        self._replicas = [({"locus.stack": stack, "locus.tier": tier}, hints) for tier, hints in legs.replicas]
 
     def observe(self, metric: str) -> Iterable[Observation]:
         """What each has to say now."""
         if metric == "locus.checkpoint.breaker.state":
             for labels, breaker in self._breakers:
                 yield Observation(_BREAKER[breaker.state], labels)
+            return
+        if metric == "locus.checkpoint.hints":
+            for labels, hints in self._replicas:
+                yield Observation(hints(), labels)
             return
         for labels, layer in self._journals:
             value = _PENDING[metric](layer.pending())

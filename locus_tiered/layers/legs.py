@@ -6,7 +6,7 @@ name is that of its outermost layer where somebody gave it one, else short for w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from locus_tiered.core.layer import Layer
@@ -15,6 +15,7 @@ from locus_tiered.layers.breaker import Breaker
 from locus_tiered.layers.cached import CachedCheckpointer
 from locus_tiered.layers.guarded import GuardedCheckpointer
 from locus_tiered.layers.names import short_name
+from locus_tiered.layers.replicated import ReplicatedCheckpointer
 from locus_tiered.layers.write_behind import WriteBehindCheckpointer
 
 __all__ = ["OWN_SYSTEM", "Leg", "Legs", "system_of"]
@@ -67,6 +68,7 @@ class Legs:
         self._strangers: dict[str, Leg] = {}
         self.breakers: list[tuple[str, Breaker]] = []
         self.journals: list[tuple[str, WriteBehindCheckpointer]] = []
+        self.replicas: list[tuple[str, Callable[[], int]]] = []
         self.names: set[str] = set()
         self._visit(top, near=False)
 
@@ -104,6 +106,13 @@ class Legs:
             for member in members:
                 copies = isinstance(last, CachedCheckpointer) and member is last.near
                 self._visit(member, near=near or copies)
+            if isinstance(last, ReplicatedCheckpointer):
+                for member, waiting in zip(members, last.hints_waiting, strict=True):
+                    leg = self.of(member)
+                    self.replicas.append((member.name if leg is None else leg.name, waiting))
+            for each in chain:
+                if isinstance(each, WriteBehindCheckpointer):
+                    self.journals.append((self._free(_name(each)), each))
             return
         leg = Leg(self._free(_name(layer)), system_of(last), near, isinstance(last, Leaf))
         self._by_name.setdefault(layer.name, leg.name)

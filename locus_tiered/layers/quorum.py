@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from locus_tiered.core.errors import LocusTieredError
+from locus_tiered.core.errors import LocusTieredError, cause_of
 from locus_tiered.layers.latency import HedgeBudget
 from locus_tiered.layers.replica import Replica
 
@@ -28,7 +28,7 @@ class Answers(Generic[T]):
 
     def known(self, yes: str, no: str) -> dict[str, str]:
         """What is known of each replica, for an error."""
-        known = {replica.name: f"failed ({type(error).__name__})" for replica, error in self.errors.items()}
+        known = {replica.name: f"failed ({cause_of(error)})" for replica, error in self.errors.items()}
         known |= {replica.name: no for replica in self.others}
         if self.found is not None:
             known[self.found[0].name] = yes

@@ -14,7 +14,6 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from typing import Any, TypeVar
 
 from locus_tiered.core.checkpoint import Checkpoint, Entry
 from locus_tiered.core.clock import Clock
-from locus_tiered.core.errors import BackendError, CorruptCheckpoint, JournalError, LocusTieredError
+from locus_tiered.core.errors import BackendError, CorruptCheckpoint, JournalError, LocusTieredError, cause_of
 from locus_tiered.core.lanes import PerLoop
 from locus_tiered.core.layer import Layer
 from locus_tiered.core.logs import logger_for
@@ -69,7 +68,7 @@ class Said:
     def __str__(self) -> str:
         if self.took:
             return "took it" + (", but has no vote: it was away for too long" if self.replica.fenced else "")
-        why = "is being left alone" if self.error is None else f"failed ({type(self.error).__name__})"
+        why = "is being left alone" if self.error is None else f"failed ({cause_of(self.error)})"
         return f"{why}; " + ("a hint waits for it" if self.hinted else "no hint could be kept")
 
 
@@ -102,12 +101,13 @@ class Replica:
         self.marked: dict[str, str] = {}
         """Threads of which it missed more writes than were kept, by key: not believed about them until they were
         compared."""
-        self.lagging: Counter[str] = Counter()
+        self._lagging: dict[str, list[asyncio.Task[Said]]] = {}
         """Threads of which a write was acknowledged that is still under way here: not believed about them till then."""
         self.far = Far(layer, clock, exclusive=False, tombstones=tombstones, lays=False)
         self.flusher = Flusher(self.far, lambda: name, clock)
         self._clock, self._path, self._window = clock, path, window
         self._sessions: PerLoop[_Session] = PerLoop(_Session)
+        self._last: Journal | None = None
         self._temporary: Path | None = None
         self._outstanding = 0
 
@@ -125,7 +125,7 @@ class Replica:
                     return None
                 self._temporary = Path(tempfile.mkdtemp(prefix="locus-tiered-hints-"))
             path = self._temporary
-        session.journal = await Journal.attach(path, self.layer_home(), self._clock, self)
+        session.journal = self._last = await Journal.attach(path, self.layer_home(), self._clock, self)
         for row in session.journal.index.all():
             if row.kind == "scrub":
                 self.marked[key_of(row)] = row.thread
@@ -149,22 +149,40 @@ class Replica:
         journal = self.hints
         return () if journal is None else journal.index.of(key)
 
+    @property
+    def waiting(self) -> int:
+        """How many hints wait for it, as this process knows it; may be asked from any thread."""
+        return 0 if self._last is None or self._last.pid != os.getpid() else self._last.index.rows
+
     def is_behind(self, key: str) -> bool:
         """Whether it is known to have missed a write to the thread."""
         return self.is_doubtful(key) or bool(self.rows(key))
 
     def is_doubtful(self, key: str) -> bool:
         """Whether nobody knows what it has missed of the thread."""
-        return self.fenced or key in self.marked or key in self.lagging
+        return self.fenced or key in self.marked or self._lags(key)
 
-    def lags(self, key: str, write: asyncio.Task[Said]) -> None:
-        """A write to the thread was acknowledged without this replica, where it is still under way."""
-        self.lagging[key] += 1
+    def _lags(self, key: str) -> bool:
+        writes = self._lagging.get(key)
+        if not writes:
+            return False
+        return any(not write.done() for write in writes)
+
+    def lags(self, key: str, thread_id: str, write: asyncio.Task[Said]) -> None:
+        """A write to the thread was acknowledged without this replica, where it is still under way.
+
+        Should it never end, because its event loop does, nobody knows what the replica has.
+        """
+        self._lagging.setdefault(key, []).append(write)
 
         def ended(_: asyncio.Task[Said]) -> None:
-            self.lagging[key] -= 1
-            if self.lagging[key] <= 0:
-                del self.lagging[key]
+            if write.cancelled():
+                self.marked[key] = thread_id
+            writes = self._lagging.get(key, [])
+            if write in writes:
+                writes.remove(write)
+            if not writes:
+                self._lagging.pop(key, None)
 
         write.add_done_callback(ended)
 

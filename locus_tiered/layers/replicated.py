@@ -120,6 +120,7 @@ class ReplicatedCheckpointer(ReplicatedReads):
         self._begin(members, votes, read)
         self._lanes = Lanes()
         self._suspected: set[str] = set()
+        self._writes: dict[asyncio.Task[Any], tuple[Replica, str, Save | Delete, str]] = {}
         self._background: PerLoop[set[asyncio.Task[Any]]] = PerLoop(set)
         self._iterations: LRUCache[tuple[str, str], bool] = LRUCache(65_536)
         for layer in layers:
@@ -136,6 +137,11 @@ class ReplicatedCheckpointer(ReplicatedReads):
     def replicas(self) -> tuple[Layer, ...]:
         """The replicas."""
         return self._layers
+
+    @property
+    def hints_waiting(self) -> list[Callable[[], int]]:
+        """For each replica, how many hints wait for it; may be asked from any thread."""
+        return [partial(getattr, replica, "waiting") for replica in self._replicas]
 
     @property
     def traits(self) -> Traits:
@@ -229,6 +235,9 @@ class ReplicatedCheckpointer(ReplicatedReads):
         """
         await self._ready()
         tasks = {self._in_background(replica.write(key, op, stamp)): replica for replica in self._replicas}
+        for task, replica in tasks.items():
+            self._writes[task] = (replica, key, op, stamp)
+            task.add_done_callback(self._writes.pop)
         said: list[Said] = []
         waiting = set(tasks)
         while waiting:
@@ -238,7 +247,7 @@ class ReplicatedCheckpointer(ReplicatedReads):
             kept = sum(each.kept for each in said) if self._hint_is_needed else len(tasks)
             if votes >= self._votes and kept >= len(tasks):
                 for task in waiting:
-                    tasks[task].lags(key, task)
+                    tasks[task].lags(key, op.thread_id, task)
                 return said
             if self._hint_is_needed and votes >= self._votes and waiting:
                 waiting = await self._hint_the_slow(key, op, stamp, {task: tasks[task] for task in waiting}, said)
@@ -275,7 +284,7 @@ class ReplicatedCheckpointer(ReplicatedReads):
             if row is None:
                 return set(waiting)
             said.append(Said(replica, took=False, hinted=True))
-            replica.lags(key, task)
+            replica.lags(key, op.thread_id, task)
             task.add_done_callback(partial(self._not_needed, replica, row))
         return set()
 
@@ -383,8 +392,11 @@ class ReplicatedCheckpointer(ReplicatedReads):
         return await self.handle(Head(thread_id))
 
     async def deliver(self) -> None:
-        """Send every hint now; raises what a replica raises that still cannot be reached."""
+        """Wait for writes under way, and send every hint now; raises what a replica raises that cannot be reached."""
         await self._ready()
+        under_way = [task for task in self._background.get() if task in self._writes]
+        if under_way:
+            await asyncio.wait(under_way, timeout=_SETTLE_SECONDS)
         for replica in self._replicas:
             await replica.deliver_all()
 
@@ -399,6 +411,9 @@ class ReplicatedCheckpointer(ReplicatedReads):
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=_SETTLE_SECONDS)
             for task in late:
+                if task in self._writes:
+                    replica, key, op, stamp = self._writes[task]
+                    await replica.hint(key, op, stamp, attempted=True)
                 task.cancel()
         self._background.drop()
         await self._forget_loop()

@@ -270,6 +270,7 @@ class _Work:
             for replica in lacking:
                 if await self._put(replica, found):
                     self.report.copied += 1
+                    emit("replica.mended", replica.name, self.thread_id)
         buried = await self.owner.tombstones.among([(self.thread_id, None)]) if self.report.copied else {}
         for stamp in buried.values():  # deleted by somebody else while we copied
             for replica, entries in self.listed.items():
@@ -303,6 +304,7 @@ class _Work:
             for replica in damaged:
                 if await self._put(replica, intact):
                     self.report.mended += 1
+                    emit("replica.restored", replica.name, self.thread_id)
         return intact
 
     async def _load(self, replica: Replica, entry: Entry) -> Checkpoint | str | None:
@@ -334,3 +336,4 @@ class _Work:
                     self.report.unmended += 1
                 elif await self._put(replica, intact):
                     self.report.mended += 1
+                    emit("replica.restored", replica.name, self.thread_id)

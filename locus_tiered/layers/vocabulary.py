@@ -137,7 +137,7 @@ METRICS: Mapping[str, Metric] = {
             "counter",
             "{conflict}",
             "A change got in the way: `fill_dropped` (the thread changed during a load), `differed` (a near tier's "
-            "copy was not what home has)",
+            "copy was not what home has), `writers` (two processes saved to one thread at the same time)",
             (*_TIER, "locus.reason"),
         ),
         Metric(
@@ -152,6 +152,17 @@ METRICS: Mapping[str, Metric] = {
         Metric("locus.checkpoint.pending.age", "gauge", "s", "Age of the oldest of them", _TIER),
         Metric(
             "locus.checkpoint.dead_letters", "gauge", "{row}", "Operations that the far store will never take", _TIER
+        ),
+        Metric(
+            "locus.checkpoint.hints", "gauge", "{row}", "Writes that a replica missed and that are kept for it", _TIER
+        ),
+        Metric(
+            "locus.checkpoint.repairs",
+            "counter",
+            "{repair}",
+            "Mended in a replica: `missing` (a checkpoint that it lacked), `damaged` (its copy), `latest` (its "
+            "own newest, for readers without this library)",
+            (*_TIER, "locus.reason"),
         ),
         Metric("locus.checkpoint.breaker.state", "gauge", "{state}", "0 closed, 1 half-open, 2 open", _TIER),
     )
@@ -228,6 +239,17 @@ SIGNALS: Mapping[str, Heard] = {
         "locus.checkpoint.degraded",
         "journal",
         bus="memory.checkpoint.degraded",
+    ),
+    "replica.hinted": Heard("A replica missed a write; a hint waits for it"),
+    "replica.window": Heard("A replica has missed too many writes of a thread: the thread will be compared"),
+    "replica.mended": Heard("A replica was given a checkpoint that it lacked", "locus.checkpoint.repairs", "missing"),
+    "replica.damaged": Heard("A replica's copy is not what was saved", "locus.checkpoint.degraded", "damaged"),
+    "replica.restored": Heard("A replica's damaged copy was replaced", "locus.checkpoint.repairs", "damaged"),
+    "replica.latest_mended": Heard("A replica's own newest was wrong", "locus.checkpoint.repairs", "latest"),
+    "replica.quarantined": Heard("What only a fenced replica had was put aside"),
+    "replica.fenced": Heard("A replica was away for too long, or is new: not believed until scrub() compared it"),
+    "replica.conflict": Heard(
+        "Another process saved to the thread at the same time: both are kept", "locus.checkpoint.conflicts", "writers"
     ),
     "retry": Heard("An attempt failed and is made again", "locus.checkpoint.retries", bus="memory.checkpoint.retried"),
     "retry.unknown_error": Heard("An error that no table knows; not retried"),

@@ -216,8 +216,6 @@ def _overtaken(saves: Sequence[PendingRow], rows: Sequence[PendingRow]) -> bool:
     So it is with the steps of a turn whose end is in the same journal, and leaves it by a later commit: see
     ``Far.objections``.
     """
-    end = max(
-        (row.stamp for row in rows if row.kind == "save" and not (row.iteration or row.in_flight or row.doomed)),
-        default="",
-    )
+    ends = (row for row in rows if row.kind == "save" and not (row.iteration or row.in_flight or row.doomed))
+    end = max((row.stamp for row in ends if row.error is None), default="")
     return all(row.iteration and row.stamp < end for row in saves)

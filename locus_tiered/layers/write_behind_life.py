@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from contextvars import Context
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from locus_tiered.core.ordering import OrderingLayer
 from locus_tiered.core.signals import emit
 from locus_tiered.layers.far import Far
 from locus_tiered.layers.flusher import Flusher
-from locus_tiered.stores.journal import Journal, Pending
+from locus_tiered.stores.journal import Journal, Pending, key_of
 
 __all__ = ["WriteBehindLife"]
 
@@ -48,6 +49,7 @@ class WriteBehindLife(OrderingLayer, base=True):
         self._flusher = Flusher(far, lambda: self.name, clock)
         self._sessions: PerLoop[_Session] = PerLoop(_Session)
         self._last: Journal | None = None
+        self._left: dict[tuple[str, str, str | None, str], Context | None] = {}
         homes = sorted({layer.traits.home for layer in self.inner.walk() if not layer.members() and layer.traits.home})
         self._home = "; ".join(homes) or None
 
@@ -76,12 +78,20 @@ class WriteBehindLife(OrderingLayer, base=True):
         if journal is None or not journal.is_open:
             journal = await Journal.attach(self._path, self._home, self._clock, self)
             session.journal = self._last = journal
+            self._know_again(journal)
             if journal.index.rows:
                 emit("journal.adopted", self.name, None, rows=journal.index.rows)
                 self._flusher.wake(journal)
         if self._far.has_news() and journal.index.rows:
             self._flusher.wake(journal)  # rows of this tenant may have waited for it
         return journal
+
+    def _know_again(self, journal: Journal) -> None:
+        """What this object left in the journal when it closed is its own, not a former process's."""
+        left, self._left = self._left, {}
+        for row in journal.index.all() if left else ():
+            if row.adopted and (known := (key_of(row), row.kind, row.id, row.stamp)) in left:
+                row.context, row.adopted = left[known], False
 
     @property
     def _attached(self) -> Journal | None:
@@ -230,6 +240,8 @@ class WriteBehindLife(OrderingLayer, base=True):
                 return
             await asyncio.sleep(_LOOK_AGAIN)
         if session.journal is None:
+            own = [row for row in journal.index.all() if not row.adopted and row.error is None]
+            self._left = {(key_of(row), row.kind, row.id, row.stamp): row.context for row in own}
             await journal.detach(self)
 
     async def _in_time(self, work: Coroutine[Any, Any, T], seconds: float) -> T | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,17 +83,25 @@ class JournalFile:
         self._connection, self._home = connection, home
 
     @classmethod
-    def open(cls, path: Path, home: str | None, connecting: Connect = connect) -> JournalFile:
+    def open(
+        cls,
+        path: Path,
+        home: str | None,
+        connecting: Connect = connect,
+        looking: Callable[[int], None] = lambda frames: None,
+    ) -> JournalFile:
         """Open, or make, the file, for the far store called ``home`` (``None``: nobody can tell).
 
-        Raises :class:`JournalError` for one of a newer version of this library, and :class:`FileDamaged`. Whose it
-        is, see :attr:`others_home`.
+        ``looking`` is told how many frames of the log SQLite reads, before anything is written. Raises
+        :class:`JournalError` for one of a newer version of this library, and :class:`FileDamaged`. Whose it is, see
+        :attr:`others_home`.
         """
         if home is not None:
             home = home.encode("utf-8", "backslashreplace").decode()
         connection = connecting(path)
         try:
             file = cls(path, connection, home)
+            looking(max(0, connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1]))
             tables = dict(connection.execute("SELECT name, sql FROM sqlite_master").fetchall())
             if not tables and path.stat().st_size <= PAGE:
                 create_tables(connection, home)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,7 +113,6 @@ class _Opening:
         for seat in orphans:
             self._undo.callback(seat.release)
         for seat in orphans:
-            self._look_at_log(seat)
             try:
                 file = self._open(seat)
             except JournalError as error:
@@ -149,8 +148,8 @@ class _Opening:
 
     # -- one orphan ----------------------------------------------------------------------------------
 
-    def _look_at_log(self, seat: Seat) -> None:
-        rest = passed_over(seat.path / f"{FILE}-wal")
+    def _look_at_log(self, seat: Seat, read: int) -> None:
+        rest = passed_over(seat.path / f"{FILE}-wal", read)
         self._passed_over += rest.frames
         if rest.is_damage:
             self._damaged += 1
@@ -174,7 +173,7 @@ class _Opening:
         version = _second_version(seat.file)
         if version == 1:
             check_header(seat.file)
-        file = self._connect(seat)
+        file = self._connect(seat, lambda read: self._look_at_log(seat, read))
         if version is not None and version <= 1:
             folded, roots = file.tidy(), file.roots()
             file.close()
@@ -184,8 +183,8 @@ class _Opening:
             file = self._connect(seat)
         return file
 
-    def _connect(self, seat: Seat) -> JournalFile:
-        file = JournalFile.open(seat.file, self._home, self._connecting)
+    def _connect(self, seat: Seat, looking: Callable[[int], None] = lambda read: None) -> JournalFile:
+        file = JournalFile.open(seat.file, self._home, self._connecting, looking)
         self._undo.callback(_close, file)
         return file
 

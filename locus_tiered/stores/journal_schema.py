@@ -35,7 +35,7 @@ __all__ = [
 
 VERSION = 1
 PAGE = 32_768
-_LOG_PAGES = 512  # 16 MiB of log, then its pages go back into the file
+_LOG_PAGES = 128  # 4 MiB of log, then its pages go back into the file: all of it is read after a crash
 _DECLARED = (
     "seq INTEGER PRIMARY KEY, attempted INTEGER NOT NULL, head BLOB NOT NULL, head_check BLOB NOT NULL, origin TEXT, "
     "metadata BLOB, body BLOB, body_check BLOB"

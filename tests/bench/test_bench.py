@@ -17,8 +17,10 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from locus_tiered.bench import ROWS, Budget, Figure, Row, Settings
+from locus_tiered.bench.figures import show
 from locus_tiered.bench.report import as_json, machine_name, missed, table
 from locus_tiered.bench.rows.event_loop import Ticker
+from locus_tiered.bench.rows.journal import BareLog
 from locus_tiered.bench.states import conversation, encoded_size, text_state, texts
 from locus_tiered.bench.timing import interleave, percentile, turns
 
@@ -91,8 +93,44 @@ def test_the_figures_are_possible(quick: tuple[str, dict[str, Any], Path]) -> No
     assert 32 < filled < 64 < memory["details"]["saves"] * memory["details"]["state_bytes"] / 2**20
     assert filled * 0.5 < memory["stack"] < 1000
     assert memory["sdk"] > 1
-    big = [figure["details"]["bytes"] for figure in rows["loop"] if "bytes" in figure["details"]]
+    requests = {f["what"]: f for f in rows["turn"] if f["unit"] == "requests"}
+    assert all(80 <= figure["sdk"] <= 90 for figure in requests.values())
+    assert requests["requests, turn : S3"]["stack"] <= 5
+    assert {requests[f"requests, {ack}, excl. : S3"]["stack"] for ack in ("turn", "journal")} == {3}
+    late = {figure["what"]: figure for figure in rows["late"]}
+    assert late["S3, late : in time"]["difference"] > 80 * 20, "every request was late"
+    assert late["one save by S3, late"]["stack"] > 3 * 20
+    assert [figure["details"]["writers"] for figure in rows["journal"]] == [1, 1, 64, 64]
+    assert all(figure["details"]["rows"] == 400 for figure in rows["recovery"])
+    big = [figure["details"]["bytes"] for figure in rows["loop"] + rows["behind"] if "bytes" in figure["details"]]
     assert all(900_000 < size < 1_100_000 for size in big)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "shown"), [(2.0, "2.00 x"), (0.25, "0.25 x"), (0.125, "1/8.0"), (0.04, "1/25"), (0.0, "0 x")]
+)
+def test_small_ratios_are_shown_as_parts(ratio: float, shown: str) -> None:
+    figure = Figure(what="it", unit="ms", stack=1, ratio=ratio, budget=Budget("ratio", 0.125))
+    assert figure.comparison() == shown
+    assert figure.allowance() == "1/8"
+
+
+def test_requests_are_counted_without_a_unit() -> None:
+    figure = Figure(what="it", unit="requests", stack=3, sdk=85, budget=Budget("value", 5))
+    assert (show(figure.stack, figure.unit), figure.allowance(), figure.within) == ("3", "5", True)
+
+
+async def test_the_bare_log_keeps_every_record_in_order(tmp_path: Path) -> None:
+    log = BareLog(tmp_path / "log")
+    records = [f"record {number}".encode() for number in range(1000)]
+    await asyncio.gather(*(log.append(record) for record in records))
+    log.close()
+    raw, found = (tmp_path / "log").read_bytes(), []
+    while raw:
+        size = int.from_bytes(raw[:8], "little")
+        found.append(raw[8 : 8 + size])
+        raw = raw[8 + size :]
+    assert found == records
 
 
 @pytest.mark.parametrize(

@@ -164,10 +164,17 @@ def stack_of(directory: Path) -> tuple[TieredCheckpointer, Path]:
     file = directory / "stack.yaml"
     file.write_text(
         "version: 1\nname: support\ntiers:\n  - memory: {max_bytes: 8MiB}\n"
-        "  - directory: {path: ./near}\n    name: near\n  - directory: {path: ./home}\n    name: home\n"
+        "  - directory: {path: ./near, durability: process}\n    name: near\n"
+        "  - directory: {path: ./home, durability: process}\n    name: home\n"
     )
-    layers: list[Layer] = [DirectoryCheckpointer(directory / name) for name in ("near", "home")]
+    layers: list[Layer] = [DirectoryCheckpointer(directory / name, durability="process") for name in ("near", "home")]
     return TieredCheckpointer(*layers), file
+
+
+# Only a process whose own terminal it is gets the interrupt that the terminal makes of Ctrl-C.
+_OWN_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+)
 
 
 class Terminal:
@@ -178,7 +185,7 @@ class Terminal:
         self._master, slave = pty.openpty()
         termios.tcsetwinsize(slave, (24, 80))
         self._process = subprocess.Popen(
-            [*COMMAND, *map(str, words)],
+            [sys.executable, "-c", _OWN_TERMINAL, *COMMAND, *map(str, words)],
             cwd=cwd,
             env=environment(**env),
             stdin=slave,
@@ -201,8 +208,8 @@ class Terminal:
         os.write(self._master, text.encode())
 
     def interrupt(self) -> None:
-        """What Ctrl-C does."""
-        os.killpg(self._process.pid, signal.SIGINT)
+        """Press Ctrl-C."""
+        self.type("\x03")
 
     def end(self, timeout: float = 30.0) -> int:
         """Read to the end; the exit code."""

@@ -306,4 +306,5 @@ def test_what_the_far_store_never_took_is_told_and_may_be_tried_again(tmp_path: 
     (tmp_path / "home").unlink()
     flushed = answer("flush", file, "--retry-dead-letters", cwd=tmp_path)["after"][0]
     assert (flushed["rows"], flushed["dead_letters"]) == (0, 0)
-    assert answer("ls", file, "t", cwd=tmp_path)["total"] == 6
+    # An iteration save of a process that died is of no use once a later one is there: some are dropped.
+    assert answer("show", file, "t", cwd=tmp_path)["state"]["iteration"] == 5

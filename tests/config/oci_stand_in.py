@@ -38,8 +38,6 @@ class OciStandIn:
         self.namespace = "mytenancy"
         self.buckets: dict[str, dict[str, tuple[bytes, datetime, str]]] = {}
         self.requests: dict[str, int] = {}
-        self.broken = 0
-        """So many requests are answered 503 next."""
         self._lock = threading.Lock()
         self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         self.folder = folder
@@ -104,9 +102,6 @@ class OciStandIn:
             self.requests[request.command] = self.requests.get(request.command, 0) + 1
             if not self._is_signed(request):
                 return _error(401, "NotAuthenticated", "the signature does not hold")
-            if self.broken:
-                self.broken -= 1
-                return _error(503, "ServiceUnavailable", "try again")
             address = urlsplit(request.path)
             match = _PATH.fullmatch(address.path)
             if match is None or unquote(match[1]) != self.namespace:

@@ -30,24 +30,27 @@ from locus_tiered import (
     load_stack,
 )
 from locus_tiered.config.loader import check
-from locus_tiered.core.errors import StackConfigError
+from locus_tiered.core.errors import BackendError, StackConfigError
 from locus_tiered.layers.breaker import BreakerPolicy
 from locus_tiered.layers.budget import RetryBudget
 from locus_tiered.layers.guarded import Timeouts
+from locus_tiered.layers.replicated import ReplicatedCheckpointer
 
 
 def _same() -> dict[str, tuple[str, Any]]:
     return {
         "one tier": ("tiers: [directory: {path: d}]", TieredCheckpointer(DirectoryCheckpointer("d"))),
         "two": (
-            "tiers: [{memory: {max_bytes: 1MiB, ttl: 10m}}, {directory: {path: d, max_bytes: 2GiB, durability: process}}]",
+            "tiers: [{memory: {max_bytes: 1MiB, ttl: 10m}}, "
+            "{directory: {path: d, max_bytes: 2GiB, durability: process}}]",
             TieredCheckpointer(
                 BoundedMemoryCheckpointer("1MiB", ttl=600.0),
                 DirectoryCheckpointer("d", max_bytes="2GiB", durability="process"),
             ),
         ),
         "the stack's own options": (
-            "{tiers: [memory, {file: {base_dir: f}, name: old}], name: n, latest: 5s, on_outage: stale, near_timeout: 1s}",
+            "{tiers: [memory, {file: {base_dir: f}, name: old}], name: n, latest: 5s, "
+            "on_outage: stale, near_timeout: 1s}",
             TieredCheckpointer(
                 BoundedMemoryCheckpointer(),
                 Tier(FileCheckpointer("f"), name="old"),
@@ -69,7 +72,8 @@ def _same() -> dict[str, tuple[str, Any]]:
             - memory
             - guard: {timeout: {load: 2s, save: 5s}, breaker: {failures: 3, open_for: 1s}, max_concurrency: 4}
               s3: {bucket: b, endpoint_url: "http://localhost:1"}
-              retry: {attempts: 5, deadline: 20s, base: 100ms, cap: 2s, budget: {ratio: 0.2, burst: 3}, repeat: [vacuum]}
+              retry:
+                {attempts: 5, deadline: 20s, base: 100ms, cap: 2s, budget: {ratio: 0.2, burst: 3}, repeat: [vacuum]}
             """,
             TieredCheckpointer(
                 BoundedMemoryCheckpointer(),
@@ -90,7 +94,8 @@ def _same() -> dict[str, tuple[str, Any]]:
             ),
         ),
         "retry and guard with their defaults, or none": (
-            "tiers: [memory, {redis: {url: 'redis://h'}, retry: true, guard: false}, {file: , guard: true, retry: false}]",
+            "tiers: [memory, {redis: {url: 'redis://h'}, retry: true, guard: false}, "
+            "{file: , guard: true, retry: false}]",
             TieredCheckpointer(
                 BoundedMemoryCheckpointer(),
                 RetryingCheckpointer(redis_checkpointer("redis://h")),
@@ -119,12 +124,70 @@ def _same() -> dict[str, tuple[str, Any]]:
             ),
         ),
         "written behind, acknowledged by the journal": (
-            "{tiers: [memory, {directory: {path: d}, write: behind, ack: journal}], journal: {path: j}, latest: exclusive}",
+            "{tiers: [memory, {directory: {path: d}, write: behind, ack: journal}], journal: {path: j}, "
+            "latest: exclusive}",
             TieredCheckpointer(
                 BoundedMemoryCheckpointer(),
                 Tier(DirectoryCheckpointer("d"), write="behind", ack="journal"),
                 journal="j",
                 latest="exclusive",
+            ),
+        ),
+        "replicas": (
+            """
+            tiers:
+            - memory
+            - name: home
+              replicated:
+                write_quorum: all
+                read: hedged
+                journal: hints
+                hint_window: 1MiB
+                replicas: [directory: {path: a}, {file: {base_dir: b}, name: second, guard: true}, {sdk-memory: }]
+            """,
+            TieredCheckpointer(
+                BoundedMemoryCheckpointer(),
+                Tier(
+                    ReplicatedCheckpointer(
+                        DirectoryCheckpointer("a"),
+                        GuardedCheckpointer(FileCheckpointer("b")),
+                        MemoryCheckpointer(),
+                        write_quorum="all",
+                        read="hedged",
+                        journal="hints",
+                        hint_window="1MiB",
+                        names=["directory", "second", "sdk-memory"],
+                    ),
+                    name="home",
+                ),
+            ),
+        ),
+        "replicas behind a journal": (
+            """
+            journal: j
+            tiers:
+            - replicated:
+                write_quorum: 2
+                replicas: [directory: {path: a}, directory: {path: b}, directory: {path: c}]
+              write: behind
+            """,
+            TieredCheckpointer(
+                Tier(
+                    ReplicatedCheckpointer(
+                        DirectoryCheckpointer("a"),
+                        DirectoryCheckpointer("b"),
+                        DirectoryCheckpointer("c"),
+                        write_quorum=2,
+                    ),
+                    write="behind",
+                ),
+                journal="j",
+            ),
+        ),
+        "the journal of a stack that writes nothing behind is for hints": (
+            "{journal: j, tiers: [replicated: {replicas: [directory: {path: a}, directory: {path: b}]}]}",
+            TieredCheckpointer(
+                ReplicatedCheckpointer(DirectoryCheckpointer("a"), DirectoryCheckpointer("b"), journal="j")
             ),
         ),
         "a journal with bounds of its own": (
@@ -157,16 +220,15 @@ def test_a_stack_from_yaml_and_the_same_in_code_have_one_repr(name: str) -> None
     assert repr(load_stack(f"{text}\n")) == repr(code)
 
 
-def _facts(layer: Layer) -> list[tuple[str, str, dict[str, Any]]]:
+def _facts(layer: Layer) -> list[tuple[str, dict[str, Any]]]:
     """What a repr may leave out: every plain attribute of every layer."""
     return [
         (
             type(each).__name__,
-            each.name,
             {
                 key: value
                 for key, value in vars(each).items()
-                if not key.startswith("_") and isinstance(value, str | int | float | Path | None)
+                if key != "name" and not key.startswith("_") and isinstance(value, str | int | float | Path | None)
             },
         )
         for each in layer.walk()
@@ -296,7 +358,7 @@ async def test_the_sdk_finds_it_by_name(tmp_path: Path, monkeypatch: pytest.Monk
     state = await again.load("thread")
     assert state is not None
     assert state.run_id == "1"
-    with pytest.raises(StackConfigError, match='write "tiered:stack.yaml"'):
+    with pytest.raises(StackConfigError, match="which stack"):
         get_checkpointer("tiered")
     with pytest.raises(StackConfigError, match="unknown option 'colour'"):
         get_checkpointer("tiered:stack.yaml", colour="red")
@@ -312,6 +374,17 @@ def test_nothing_is_touched_before_the_first_call(tmp_path: Path) -> None:
 
 
 def test_importing_the_package_does_not_import_yaml() -> None:
-    code = "import sys, locus_tiered; print([name for name in ('yaml', 'locus_tiered.config.loader') if name in sys.modules])"
+    code = "import sys, locus_tiered; print({'yaml', 'locus_tiered.config.loader'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip() == "set()"
+
+
+async def test_errors_come_from_the_store_as_the_file_calls_it(tmp_path: Path) -> None:
+    (tmp_path / "blocked").write_text("not a directory", encoding="utf-8")
+    tier = {"directory": {"path": tmp_path / "blocked"}, "guard": True}
+    for name, called in ((None, "directory"), ("far", "far")):
+        stack = load_stack({"tiers": [tier if name is None else {**tier, "name": name}]})
+        with pytest.raises(BackendError) as raised:
+            await stack.save(AgentState(run_id="1"), "thread")
+        assert raised.value.member == called
+        await stack.close()

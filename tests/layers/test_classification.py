@@ -496,7 +496,7 @@ def caused(error: errors.BackendError, cause: Exception) -> errors.BackendError:
         (errors.CorruptCheckpoint("no", member="s3", thread_id="t", checkpoint_id=None), PERMANENT),
         (errors.StaleRead("no"), PERMANENT),
         (errors.JournalFull("no"), PERMANENT),
-        (errors.QuorumError("no", known={}), PERMANENT),
+        (errors.QuorumError("no", known={}), EXHAUSTED),
     ],
 )
 def test_errors_of_ours(error, kind):
