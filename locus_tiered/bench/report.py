@@ -21,7 +21,7 @@ __all__ = ["as_json", "machine_name", "missed", "table"]
 Measured = Sequence[tuple[Row, Sequence[Figure]]]
 
 _LEGEND = """A : B shows B alone beside A. M and D are our memory and directory stores,
-File, Memory and S3 the SDK's own. Written behind: by ack=, excl. = exclusive."""
+File, Memory and S3 the SDK's own. turn, journal: ack=; excl.: exclusive."""
 
 _VERDICTS: Mapping[bool | None, Text] = {True: Text("yes", "green"), False: Text("NO", "bold red"), None: Text("")}
 

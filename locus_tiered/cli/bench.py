@@ -81,8 +81,9 @@ def _show(console: Console, answer: BenchAnswer, plot: Path | None) -> None:
     )
     for row in answer.rows:
         style = "bold red" if row.kept is False else "green" if row.kept else ""
+        budget = "" if row.budget is None else f"1/{1 / row.budget:.0f}"
         cells = (amount(row.alone, row.unit), amount(row.stack, row.unit))
-        table.add_row(row.what, *cells, Text(ratio_told(row.ratio), style), ratio_told(row.budget))
+        table.add_row(row.what, *cells, Text(ratio_told(row.ratio), style), budget)
     console.print(table)
     console.print(f"{answer.machine}, medians of {answer.rounds} interleaved rounds.")
     if plot is not None:

@@ -16,7 +16,8 @@ _COLOURS = {"alone": "#8a94a6", "stack": "#2f7d5b"}
 
 def amount(value: float, unit: str) -> str:
     """A value in three digits, with its unit."""
-    digits = 0 if value >= 100 or unit == "times" else 1 if value >= 10 else 2
+    digits = 0 if value >= 100 or unit == "calls" else 1 if value >= 10 else 2
+    unit = unit[:-1] if unit == "calls" and value == 1 else unit
     return f"{value:,.{digits}f} {unit}"
 
 

@@ -152,11 +152,14 @@ class Session:
             return
         if not (sys.stdin.isatty() and self.err.is_terminal):
             raise Failure(f"{question} Nothing was done", Exit.USAGE, hint="nobody is there to ask: pass --yes")
-        self.err.print(Text(f"{clean(question)} [y/N] "), end="", soft_wrap=True)
         # The event loop would only note a Ctrl-C, and wait for Enter.
         noting = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
+            self.err.print(Text(f"{clean(question)} [y/N] "), end="", soft_wrap=True)
             answer = sys.stdin.readline()
+        except KeyboardInterrupt:
+            self.err.print()
+            raise
         finally:
             signal.signal(signal.SIGINT, noting)
         if answer.strip().lower() not in ("y", "yes"):

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from locus.memory.checkpointer import BaseCheckpointer
 from pydantic import BaseModel, ValidationError
 
+from locus_tiered.config.fields import Section
 from locus_tiered.config.mistakes import Mistakes, Path
 from locus_tiered.config.models import (
     BreakerConfig,
@@ -180,10 +181,11 @@ class Builder:
         """The options as keyword arguments; a user's own model gives its defaults, too."""
         if options is None:
             options = tier_type.options()
-        fields = type(options).model_fields
-        own_model = not any(field.alias for field in fields.values()) and tier_type.foreign
-        names = fields if own_model else [name for name in fields if name in options.model_fields_set]
-        found = {fields[name].alias or name: getattr(options, name) for name in names}
+        if isinstance(options, Section):
+            fields = type(options).model_fields
+            found = {fields[name].alias or name: value for name, value in _given(options).items() if name in fields}
+        else:
+            found = {name: getattr(options, name) for name in type(options).model_fields}
         found |= options.model_extra or {}
         return {
             name: self._path(value, as_text=not tier_type.foreign) if isinstance(value, FilePath) else value

@@ -27,10 +27,12 @@ from locus_tiered.core.errors import StackConfigError
 from locus_tiered.core.units import parse_bytes, parse_seconds
 
 __all__ = [
+    "TIME_SCHEMA",
     "Duration",
     "Latest",
+    "Location",
     "Name",
-    "Place",
+    "Real",
     "Section",
     "Short",
     "Size",
@@ -140,13 +142,13 @@ Name = Annotated[str, PlainValidator(_name), WithJsonSchema({"type": "string", "
 """What something is called in errors, spans and ``explain()``."""
 
 
-def _place(value: Any) -> Path:
+def _location(value: Any) -> Path:
     if not isinstance(value, str) or not value or "\0" in value:
         raise wrong("is not a path", "write the path in quotes")
     return Path(value)
 
 
-Place = Annotated[Path, PlainValidator(_place), WithJsonSchema({"type": "string", "minLength": 1})]
+Location = Annotated[Path, PlainValidator(_location), WithJsonSchema({"type": "string", "minLength": 1})]
 """A path in the file system; a relative one is relative to the stack file."""
 
 

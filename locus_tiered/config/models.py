@@ -17,8 +17,8 @@ from locus_tiered.config.fields import (
     TIME_SCHEMA,
     Duration,
     Latest,
+    Location,
     Name,
-    Place,
     Real,
     Section,
     Short,
@@ -77,7 +77,7 @@ class MemoryOptions(Section):
 class DirectoryOptions(Section):
     """Options of `directory`, our `DirectoryCheckpointer`."""
 
-    path: Place
+    path: Location
     """The directory; made on first use."""
     max_bytes: Size | None = None
     """The budget; `null`: no bound."""
@@ -200,7 +200,7 @@ def _journal(value: Any, section: Callable[[Any], Any]) -> Any:
 class JournalConfig(Section):
     """The local journal of what is written behind; only the path is needed."""
 
-    path: Place
+    path: Location
     """Its directory, on a local disk."""
     max_pending: Size = parse_bytes(_default(WriteBehindCheckpointer, "max_pending"), "max_pending")
     """Bytes that may be pending before a save waits for home."""
@@ -263,7 +263,7 @@ class ReplicatedConfig(Section):
     """How many must have a save before it is acknowledged."""
     read: Literal["one", "quorum", "hedged"] = "one"
     """Who is asked."""
-    journal: Place | None = None
+    journal: Location | None = None
     """Where hints for replicas that missed a write are kept, on a local disk; `null`: in memory."""
     hint_window: Size = parse_bytes(_default(ReplicatedCheckpointer, "hint_window"), "hint_window")
     """Bytes of hints per replica; beyond, whole threads are marked to be compared instead."""

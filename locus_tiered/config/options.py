@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, create_model
 
-from locus_tiered.config.fields import Duration, Place, Real, Section, Span, Whole
+from locus_tiered.config.fields import Duration, Location, Real, Section, Span, Whole
 
 __all__ = ["options_of", "strict"]
 
@@ -20,7 +20,7 @@ _PLAIN: Mapping[Any, Any] = {
     int: Whole,
     float: Real,
     timedelta: Span,
-    Path: Place,
+    Path: Location,
     SecretStr: str,
     str: str,
     bool: bool,
@@ -39,7 +39,7 @@ def _written(annotation: Any, seconds: bool) -> Any:
     if origin in (Union, types.UnionType):
         kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
         if Path in kinds:
-            written: Any = Place
+            written: Any = Location
         elif SecretStr in kinds:
             written = str
         else:
@@ -105,7 +105,7 @@ def options_of(
     for option, (annotation, default) in found.items():
         written = _written(annotation, seconds="timeout" in option)
         if option in paths:
-            written = Place | None if default is None else Place
+            written = Location | None if default is None else Location
         if written is None or option.startswith("_") or option in without:
             continue
         default = default.get_secret_value() if isinstance(default, SecretStr) else default

@@ -195,6 +195,8 @@ class Leaf(LeafRows):
         if op.checkpoint_id is not None:
             self._ranking.learn(self._key(op.thread_id), checkpoint.entry)
         if op.stamp is not None and checkpoint.stamp != op.stamp:
+            # Saved again meanwhile; or a crash tore a save in two, and its metadata still tells of the one before.
+            self._ranking.note_torn(self._key(op.thread_id), checkpoint.id)
             return None
         return checkpoint
 
@@ -273,7 +275,8 @@ class Leaf(LeafRows):
         thread = self._traits.thread_ids.encode(thread_id)
         known = self._traits.checkpoint_ids.decode(name)
         metadata: Any = None
-        if self._traits.reads_metadata:
+        torn = known is not None and self._ranking.is_torn(self._key(thread_id), known)
+        if self._traits.reads_metadata and not torn:
             row = await self._calls.make("head", thread_id, self.backend.get_metadata, thread, name)
             if isinstance(row, dict):
                 metadata = row if self._traits.bare_metadata else row.get("metadata")

@@ -48,6 +48,7 @@ class Ranking:
         self._known: LRUCache[tuple[Hashable, str], str | None] = LRUCache(remember)
         self._ghosts: TTLCache[tuple[Hashable, str], bool] = TTLCache(4096, _GHOST_SECONDS, clock.monotonic)
         self._again: LRUCache[tuple[Hashable, str], bool] = LRUCache(4096)
+        self._torn: LRUCache[tuple[Hashable, str], bool] = LRUCache(4096)
         self._lock = Lock()
 
     def learn(self, thread: Hashable, entry: Entry) -> None:
@@ -72,6 +73,17 @@ class Ranking:
         with self._lock:
             self._known.pop((thread, checkpoint_id), None)
             self._again.pop((thread, checkpoint_id), None)
+            self._torn.pop((thread, checkpoint_id), None)
+
+    def note_torn(self, thread: Hashable, checkpoint_id: str) -> None:
+        """Note that the metadata of a checkpoint may tell of another save than its state: a crash in between."""
+        with self._lock:
+            self._torn[thread, checkpoint_id] = True
+
+    def is_torn(self, thread: Hashable, checkpoint_id: str) -> bool:
+        """Whether only the state of this checkpoint is to be asked for its place."""
+        with self._lock:
+            return (thread, checkpoint_id) in self._torn
 
     def miss(self, thread: Hashable, checkpoint_id: str) -> None:
         """Note that a generated id does not load: an index that outlives its checkpoints may still list it."""

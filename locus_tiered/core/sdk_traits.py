@@ -123,7 +123,8 @@ def _objects(backend: Any) -> Traits:
 
 def _oci(backend: Any) -> Traits:
     # Lists the first 1000 objects of a thread, two per checkpoint, in the order of their names.
-    return replace(_objects(backend), lists_at_most=490, bare_metadata=False, shown=())
+    masks = {"list_with_metadata": "it lists one row per thread, not one per checkpoint"}
+    return replace(_objects(backend), lists_at_most=490, bare_metadata=False, masks=masks, shown=())
 
 
 def _pg(backend: Any) -> Traits:

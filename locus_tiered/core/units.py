@@ -13,6 +13,7 @@ _BYTES = {
     "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
     "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
 }  # fmt: skip
+_MOST_BYTES = 2**63
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
 
 _SECONDS = {
@@ -33,14 +34,14 @@ def parse_bytes(value: int | str, what: str) -> int:
         factor = _BYTES.get(match[2].lower()) if match else None
         if match is None or factor is None:
             raise StackConfigError(f"{what}={value!r} is not a size", hint='write bytes, or like "256MiB"')
-        number = float(match[1])
-        if number * factor > 2**63:
-            raise StackConfigError(f"{what}={shorten(value)} is more than any machine has")
-        size = int(number * factor)
+        number = float(match[1]) * factor
+        size = int(number) if number <= _MOST_BYTES else _MOST_BYTES + 1
     elif isinstance(value, int) and not isinstance(value, bool):
         size = value
     else:
         raise StackConfigError(f"{what}={shorten(value)} is not a size", hint='write bytes, or like "256MiB"')
+    if size > _MOST_BYTES:
+        raise StackConfigError(f"{what}={shorten(value)} is more than any machine has")
     if size <= 0:
         raise StackConfigError(f"{what}={value!r} must be more than 0")
     return size

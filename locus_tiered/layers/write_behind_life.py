@@ -190,7 +190,7 @@ class WriteBehindLife(OrderingLayer, base=True):
         journal = self._attached
         if journal is None:
             last = self._last
-            if last is None or not last.is_open or not last.index.rows:
+            if not self._left and (last is None or not last.is_open or not last.index.rows):
                 return
             journal = await self._open()  # what this object acknowledged in event loops that are gone
         now = self._clock.monotonic()

@@ -19,6 +19,9 @@ from locus_tiered.core.checkpoint import Body, Checkpoint, Entry
 
 __all__ = ["HEAD_OVERHEAD", "PendingRow", "RowDamaged", "check_of", "decode_head", "encode_head", "home_mark"]
 
+_CHECK = hashlib.blake2b(digest_size=16, person=b"locus-tiered")
+_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
 Kind = Literal["save", "delete", "scrub"]
 
 HEAD_OVERHEAD = 512
@@ -82,7 +85,7 @@ class PendingRow:
 
 def check_of(*parts: bytes) -> bytes:
     """The check over one part of a row."""
-    digest = hashlib.blake2b(digest_size=16, person=b"locus-tiered")
+    digest = _CHECK.copy()
     for part in parts:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
@@ -110,7 +113,7 @@ def encode_head(row: PendingRow, home: str | None = None) -> bytes:
     }
     if home is not None:
         head["home"] = home_mark(home)
-    return json.dumps(head, separators=(",", ":")).encode()
+    return _json(head).encode()
 
 
 def decode_head(seq: int, head: object, check: object, attempted: object, home: str | None = None) -> PendingRow:

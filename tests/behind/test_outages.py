@@ -54,8 +54,8 @@ async def test_journal_goes_on_to_max_pending_then_waits_then_says_full_and_heal
     assert "journal.waiting" in heard
     assert await stack.save(said("small"), "t0"), "what fits is still taken"
     far.heal()
-    hands.turn(60)  # nobody calls: it heals by itself
-    await eventually(lambda: stack.pending().rows == 0)
+    async with hands.turning():  # nobody calls: it heals by itself
+        await eventually(lambda: stack.pending().rows == 0)
     assert nothing_pending(stack)
     for number in range(1, 4):
         assert (await far_words(far, f"t{number}"))[0].startswith(f"{number} ")

@@ -124,7 +124,7 @@ async def test_the_bare_log_keeps_every_record_in_order(tmp_path: Path) -> None:
     log = BareLog(tmp_path / "log")
     records = [f"record {number}".encode() for number in range(1000)]
     await asyncio.gather(*(log.append(record) for record in records))
-    log.close()
+    await log.close()
     raw, found = (tmp_path / "log").read_bytes(), []
     while raw:
         size = int.from_bytes(raw[:8], "little")

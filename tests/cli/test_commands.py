@@ -44,7 +44,7 @@ def test_bench_measures_both_sides_draws_them_and_leaves_nothing(tmp_path: Path)
     stack, file = stack_of(tmp_path)
     do(fill(stack, {"ada": 1}))
     found = answer("bench", file, "--rounds", "1", "--svg", "x.svg", "--yes", cwd=tmp_path)
-    assert [row["unit"] for row in found["rows"]] == ["ms", "times", "ms", "ms", "ms"]
+    assert [row["unit"] for row in found["rows"]] == ["ms", "calls", "ms", "ms", "ms"]
     assert all(row["alone"] > 0 and row["stack"] > 0 and row["ratio"] > 0 for row in found["rows"])
     calls = found["rows"][1]
     assert calls["alone"] == 22, "a load, ten iteration saves, the last one, ten deletes"

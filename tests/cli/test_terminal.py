@@ -57,6 +57,15 @@ def test_a_bar_has_a_rate_and_the_time_left_and_is_gone_afterwards(tmp_path: Pat
     assert "30/30" not in without.out + without.err, "no bar where there is no terminal"
 
 
+def test_the_demo_starts_its_server_and_ctrl_c_ends_both(tmp_path: Path) -> None:
+    with terminal("demo", cwd=tmp_path, TMPDIR=str(tmp_path)) as shown:
+        shown.read_until("3 turns on both sides")
+        shown.interrupt()
+        assert shown.end() == 130
+        assert "The server and all files are gone." in shown.shown
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_interrupt_while_it_asks_does_nothing(tmp_path: Path) -> None:
     stack, file = stack_of(tmp_path)
     do(fill(stack, {"ada": 3}))

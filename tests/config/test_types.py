@@ -13,7 +13,7 @@ from locus.memory.backends import FileCheckpointer, MemoryCheckpointer
 from locus.memory.backends.oci_bucket import OCIBucketBackend
 from locus.memory.backends.pg_checkpointer import PgCheckpointer
 from locus.memory.checkpointer import BaseCheckpointer
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, Field, SecretStr
 
 from locus_tiered import BoundedMemoryCheckpointer, DirectoryCheckpointer, Leaf, load_stack, register_tier_type
 from locus_tiered.config import registry
@@ -127,6 +127,18 @@ def test_a_factory_with_a_model_gets_its_fields() -> None:
         store({"mine": {"rooom": "attic"}})
     with pytest.raises(StackConfigError, match=r"tiers\[0\].mine.room: room is missing"):
         store({"mine": {}})
+
+
+def test_a_model_may_call_its_fields_otherwise_in_the_file() -> None:
+    class Renamed(BaseModel):
+        room: str = Field(alias="chamber")
+        seats: int = 4
+
+    register_tier_type("mine", Mine, options=Renamed)
+    made = store({"mine": {"chamber": "attic"}})
+    assert (made.room, made.seats) == ("attic", 4)
+    with pytest.raises(StackConfigError, match="did you mean 'chamber'"):
+        store({"mine": {"chambr": "attic"}})
 
 
 def test_a_factory_without_a_model_has_its_parameters() -> None:

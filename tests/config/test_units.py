@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from locus_tiered.core.errors import StackConfigError
-from locus_tiered.core.units import parse_seconds
+from locus_tiered.core.units import parse_bytes, parse_seconds
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,9 @@ def test_durations(written: Any, seconds: float) -> None:
 def test_what_is_no_duration(written: Any) -> None:
     with pytest.raises(StackConfigError, match="it="):
         parse_seconds(written, "it")
+
+
+@pytest.mark.parametrize("size", [2**64, "9999999TiB", "1" * 400, 10**400])
+def test_more_bytes_than_any_machine_has(size: Any) -> None:
+    with pytest.raises(StackConfigError, match="more than any machine has"):
+        parse_bytes(size, "it")

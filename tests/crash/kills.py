@@ -55,6 +55,8 @@ class Figures:
     seconds: float = 0.0
     cut_off: int = 0
     problems: list[str] = field(default_factory=list)
+    stories: list[str] = field(default_factory=list)
+    """What had been asked of a thread that broke a law."""
 
     def note(self, problem: str) -> None:
         self.problems.append(problem)
@@ -118,7 +120,7 @@ class Campaign:
         self.bucket = server.bucket_name()
         self.figures = Figures()
         self.chance = Random(seed)
-        self.ledger = Ledger()
+        self.ledger = Ledger(torn=True)
         self._numbers = 0
         # Who may hold operations of a thread that the bucket has not: living processes, and journals of dead ones.
         self._holders: dict[str, set[object]] = {thread: set() for thread in THREADS}
@@ -130,7 +132,7 @@ class Campaign:
         getattr(self, f"_{what}", lambda *_: None)(life, said, calls)
 
     def _save(self, life: Life, said: dict[str, Any], calls: dict[int, Event]) -> None:
-        event = Event("save", said["thread"], said["id"], said["mark"], said["iteration"])
+        event = Event("save", said["thread"], said["id"], said["mark"], said["iteration"], by=life.number)
         calls[said["call"]] = self.ledger.begin(event)
         self._holders[event.thread].add(life.number)
 
@@ -140,7 +142,7 @@ class Campaign:
         self.figures.saves += 1
 
     def _delete(self, life: Life, said: dict[str, Any], calls: dict[int, Event]) -> None:
-        event = Event("delete", said["thread"], said["id"])
+        event = Event("delete", said["thread"], said["id"], by=life.number)
         calls[said["call"]] = self.ledger.begin(event)
         self._holders[event.thread].add(life.number)
 
@@ -183,6 +185,9 @@ class Campaign:
             problems.append(f"NEWEST {thread}: load() is not the first of the list")
         for problem in problems:
             self.figures.note(f"{problem} (seen by process {life.number}, {life.ack})")
+        if problems:
+            self.figures.stories.append(f"{thread} as process {life.number} saw it: {found}")
+            self.figures.stories += [f"  {event}" for event in self.ledger.events if event.thread == thread][-60:]
 
     def _signal(self, life: Life, said: dict[str, Any], calls: dict[int, Event]) -> None:
         if said["kind"] == "journal.cancelled":
@@ -303,8 +308,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as path, seaweedfs() as server:
         figures = Campaign(server, Path(path), seed).run(kills)
     print(f"seed {seed}: {figures}")
-    for problem in figures.problems[:50]:
-        print(f"  {problem}")
+    for line in [*figures.problems[:50], *figures.stories[:400]]:
+        print(f"  {line}")
     return 1 if figures.problems else 0
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+from random import Random
 
 import pytest
 
 from locus_tiered.core.errors import JournalError, JournalFull, JournalLocked
-from locus_tiered.stores import journal_folder, journal_open
-from locus_tiered.stores.journal import Pending
+from locus_tiered.stores import journal_folder
 from locus_tiered.stores.journal_file import Changes, JournalFile
 from locus_tiered.stores.journal_folder import FILE, Seat
 from locus_tiered.stores.journal_open import leave
@@ -31,6 +31,7 @@ from tests.journal.parts import (
     row,
     seats,
 )
+from tests.journal.parts import told as as_held
 
 
 def three_orphans(path):
@@ -181,7 +182,8 @@ def test_a_crash_after_each_step_of_a_salvage_doubles_nothing_and_loses_nothing(
         assert sorted(numbers(opened)) == [1, 2, 3, 4, 5, 6, 7]
         assert len(opened.found.dead) == 1
         leave(path, opened)
-        assert len(aside(path)) == 2
+        # A first page that was renewed before the crash may have made a sound file of one.
+        assert 1 <= len(aside(path)) <= 2
     assert nth > 10
 
 
@@ -300,7 +302,7 @@ def test_a_sub_directory_without_a_file_is_used(tmp_path):
 def test_a_failed_opening_changes_nothing_and_holds_nothing(tmp_path):
     """A disk that fails is not a damaged file: nothing is put aside, and the next opening finds everything."""
     three_orphans(tmp_path / "j")
-    nth = failures = 0
+    nth, told = 0, []
     while True:
         nth += 1
         with Disk() as disk:
@@ -308,14 +310,13 @@ def test_a_failed_opening_changes_nothing_and_holds_nothing(tmp_path):
             try:
                 opened = reopen(tmp_path / "j", connecting=on(disk))
             except JournalError as error:
-                failures += 1
-                assert "could not be opened (SQLITE_IOERR" in str(error)
-                assert "untouched" in str(error)
+                told.append(str(error))
             else:
                 leave(tmp_path / "j", opened)
                 break
         assert aside(tmp_path / "j") == []
-    assert failures >= 1
+    assert told
+    assert all("could not be opened (SQLITE_IOERR" in each and "is untouched" in each for each in told)
     check_all(tmp_path / "j")
 
 
@@ -323,7 +324,9 @@ def test_a_full_disk_at_the_opening_says_so_and_is_not_damage(tmp_path):
     three_orphans(tmp_path / "j")
     with Disk() as disk:
         disk.room = 0
-        with pytest.raises(JournalFull, match="its disk is full. Nothing was saved there, what it holds is untouched"):
+        with pytest.raises(
+            JournalFull, match=r"its disk is full\. Nothing was saved there, what it holds is untouched"
+        ):
             reopen(tmp_path / "j", connecting=on(disk))
         assert aside(tmp_path / "j") == []
         disk.heal()
@@ -350,7 +353,7 @@ def test_an_opening_that_takes_too_long_elsewhere_is_told(tmp_path, monkeypatch)
     folder = journal_folder.Folder(tmp_path)
     with (
         folder.alone(),
-        pytest.raises(JournalLocked, match="opened or closed by another process for more than 0.002 s; nothing was"),
+        pytest.raises(JournalLocked, match=r"opened or closed by another process for more than 0\.002 s; nothing was"),
     ):
         reopen(tmp_path)
     leave(tmp_path, reopen(tmp_path))
@@ -373,19 +376,14 @@ def test_a_place_is_not_given_twice_within_one_journal(tmp_path):
     opened.file.commit([Changes(add=[new(1)])])
     with pytest.raises(sqlite3.IntegrityError):
         opened.file.commit([Changes(add=[new(1, 300)])])
-    assert held(reopen_copy(tmp_path, opened)).rows == held(opened).rows or numbers(opened) == []
     leave(tmp_path, opened)
-
-
-def reopen_copy(path, opened):
-    opened.found = opened.file.recover()
-    return opened
+    opened = reopen(tmp_path, connecting=quick)
+    assert held(opened).rows == [as_held(1)]
+    leave(tmp_path, opened)
 
 
 def test_pages_are_all_accounted_for_in_a_file_that_was_used_hard(tmp_path):
     """The check of pages knows every shape that a sound file has: deep trees, free pages, free blocks, long states."""
-    from random import Random
-
     random = Random(7)
     opened = reopen(tmp_path, connecting=quick)
     alive: list[int] = []
@@ -410,8 +408,3 @@ def test_pages_are_all_accounted_for_in_a_file_that_was_used_hard(tmp_path):
     assert (opened.seat.file.stat().st_size) > 40 * PAGE
     leave(tmp_path, opened)
     assert aside(tmp_path) == []
-
-
-def test_pending_is_a_plain_answer():
-    assert Pending().opened
-    assert journal_open.open_journal.__doc__
