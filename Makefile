@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test campaign lint format docs bench tables clean
+.PHONY: help demo test test-crash campaign lint format docs bench tables clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -15,11 +15,14 @@ $(READY): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $(READY)
 
-demo: $(READY)  ## an agent on bare S3 and on a stack, side by side, then a crash in the middle of a turn
+demo: $(READY)  ## an agent on bare S3 and written behind, side by side; then an outage, then a crash in mid-turn
 	@$(BIN)/python -m locus_tiered.demo
 
 test: $(READY)  ## the whole suite, against real servers that it starts itself
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+test-crash: $(READY)  ## kill -9 of real processes, 300 times: LOCUS_TIERED_KILLS=1000 LOCUS_TIERED_SEED=2 make test-crash
+	@$(BIN)/python -m tests.crash.kills
 
 lint: $(READY)  ## ruff and mypy --strict
 	@$(BIN)/ruff check .

@@ -2,7 +2,7 @@
 
 ::
 
-    python -m locus_tiered.bench --json bench.json      # all rows, about four minutes
+    python -m locus_tiered.bench --json bench.json      # all rows, about eight minutes
     python -m locus_tiered.bench --quick --only warm    # a first look at some
 
 Every figure stands beside one of the SDK alone (or of a bare floor) that was taken in the same run: the two

@@ -20,8 +20,9 @@ __all__ = ["as_json", "machine_name", "missed", "table"]
 
 Measured = Sequence[tuple[Row, Sequence[Figure]]]
 
-_LEGEND = """A : B shows B alone beside A. M and D are our memory and directory stores,
-File, Memory and S3 the SDK's own. turn, journal: ack=; excl.: exclusive."""
+_LEGEND = """A : B shows B alone beside A. M and D are our memory and directory
+stores; File, Memory and S3 the SDK's own. turn and journal: what
+acknowledges a save that is written behind; excl.: latest="exclusive"."""
 
 _VERDICTS: Mapping[bool | None, Text] = {True: Text("yes", "green"), False: Text("NO", "bold red"), None: Text("")}
 

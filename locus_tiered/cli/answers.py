@@ -319,6 +319,7 @@ class MigrateAnswer(Answer):
     removed: int = Field(description="checkpoints of earlier runs that the source has deleted since")
     verified: int = Field(description="checkpoints read back and equal by digest")
     problems: dict[str, str] = Field(description="threads that could not be copied, and why")
+    pending: int = Field(default=0, description="rows in journals of the source, which were not copied: flush it")
 
 
 class Pruned(Part):

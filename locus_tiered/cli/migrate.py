@@ -13,6 +13,7 @@ from rich.text import Text
 
 from locus_tiered.cli.answers import MigrateAnswer
 from locus_tiered.cli.exits import Exit, Failure
+from locus_tiered.cli.journals import rows_pending
 from locus_tiered.cli.migration import Migration
 from locus_tiered.cli.migration_state import StateFile, default_path
 from locus_tiered.cli.opening import Place, store_of
@@ -52,7 +53,8 @@ def migrate(
 
     The source is only read, and may be in use. Whatever stops it, the same command goes on where it was; run again
     later, it copies what has changed since. Each checkpoint is read back and compared; the newest state of every
-    thread is the same at both ends. Exit code 1 when a thread could not be copied.
+    thread is the same at both ends. Exit code 1 when a thread could not be copied, or when the source has rows in
+    journals that it has not sent yet.
     """
 
     async def work(session: Session) -> Done:
@@ -91,9 +93,10 @@ def migrate(
             removed=migration.removed,
             verified=migration.verified,
             problems=dict(sorted(migration.problems.items())),
+            pending=rows_pending(left),
             unreachable=unreachable,
         )
-        code = with_unreachable(Exit.FOUND if answer.problems else Exit.FINE, unreachable)
+        code = with_unreachable(Exit.FOUND if answer.problems or answer.pending else Exit.FINE, unreachable)
         return Done(answer, code, lambda console: _show(console, answer))
 
     run(Session("migrate", json=json, yes=yes, timeout=timeout), work, debug=debug)
@@ -133,9 +136,16 @@ def _show(console: Console, answer: MigrateAnswer) -> None:
             f"({show_size(answer.bytes)}) copied, "
             f"{answer.verified:,} read back and equal; {count(answer.already, 'thread')} already up to date."
         )
+    if not answer.threads:
+        console.print(Text("Nothing is stored there that matches; is --from right?", "yellow"))
     if answer.removed:
         did = "would be removed" if answer.dry_run else "removed"
         console.print(f"{answer.removed:,} copies {did} that the source has deleted since.")
+    if answer.pending:
+        told = (
+            f"{answer.pending:,} rows lie in journals of the source and were not copied: flush it, then run this again."
+        )
+        console.print(Text(told, "bold red"))
     if answer.state_file is not None and not answer.problems:
         told = f"Run it again to copy what changes; {clean(answer.state_file)} knows what was done."
         console.print(Text(told, "dim"), soft_wrap=True)

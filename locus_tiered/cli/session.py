@@ -220,6 +220,10 @@ def run(session: Session, work: Callable[[Session], Awaitable[Done]], *, debug: 
             sys.stdout.flush()
         except BrokenPipeError:
             _leave(code)
+        except Exception as error:  # noqa: BLE001 - nor does showing its answer
+            if debug:
+                session.err.print_exception()
+            code = _end(session, error)
     if session.timed_out:
         _leave(code)  # a call that hangs in a thread would hold the interpreter
     raise typer.Exit(code)

@@ -86,6 +86,8 @@ def _show(console: Console, answer: ThreadsAnswer, quiet: bool) -> None:
     if answer.threads:
         console.print(table)
     more = answer.total - len(answer.threads)
+    if not answer.total:
+        console.print(Text("Nothing is stored there that matches; is the name right?", "yellow"))
     console.print(count(answer.total, "thread") + (f", {more:,} not shown (--limit)" if more > 0 else ""))
     if answer.pending:
         console.print(Text(pending_note(answer.pending), "yellow"))

@@ -113,7 +113,8 @@ class Flusher:
         while True:
             waiting = [(self._not_before, key) for key in list(self.unfinished)]
             for key in index.threads():
-                rows = index.unsent(key)  # what is being cancelled is not waited for
+                # What is being cancelled is not waited for, nor is what a comparison of replicas will do.
+                rows = [row for row in index.unsent(key) if row.kind != "scrub"]
                 if rows and self._far.context_of(rows[0]) is not None:
                     due = min(row.due for row in rows)
                     waiting.append((max(due, self._not_before, self._resting.get(key, 0.0)), key))

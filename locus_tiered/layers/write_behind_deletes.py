@@ -11,7 +11,6 @@ from locus_tiered.core.operations import Delete, Exists
 from locus_tiered.core.signals import emit
 from locus_tiered.core.stamp import is_stamp
 from locus_tiered.layers.pending import overlay
-from locus_tiered.layers.write_behind_options import Ack
 from locus_tiered.layers.write_behind_reads import WriteBehindReads
 from locus_tiered.stores.journal import Journal
 from locus_tiered.stores.journal_rows import HEAD_OVERHEAD, PendingRow
@@ -25,7 +24,6 @@ GRACE = 1.0
 class WriteBehindDeletes(WriteBehindReads, base=True):
     """See :class:`~locus_tiered.layers.write_behind.WriteBehindCheckpointer`, of which this is a part."""
 
-    ack: Ack
     exclusive: bool
 
     def _new_row(

@@ -18,6 +18,7 @@ from locus_tiered.core.ordering import OrderingLayer
 from locus_tiered.core.signals import emit
 from locus_tiered.layers.far import Far
 from locus_tiered.layers.flusher import Flusher
+from locus_tiered.layers.write_behind_options import Ack
 from locus_tiered.stores.journal import Journal, Pending, key_of
 
 __all__ = ["WriteBehindLife"]
@@ -41,6 +42,7 @@ class _Session:
 class WriteBehindLife(OrderingLayer, base=True):
     """See :class:`~locus_tiered.layers.write_behind.WriteBehindCheckpointer`, of which this is a part."""
 
+    ack: Ack
     drain_timeout: float
 
     def _begin(self, far: Far, journal: Path, clock: Clock) -> None:

@@ -119,7 +119,13 @@ class WriteBehindReads(WriteBehindLife, base=True):
     async def on_head(self, op: Head) -> Entry | None:
         _, key, rows = await self._here(op.thread_id)
         if not rows:
-            return await self._far.head(op.thread_id, key)
+            head = await self._far.head(op.thread_id, key)
+            if head is None and not self._far.exclusive and self.ack != "far":
+                # What is saved from now on must be newer than the delete that another process, whose clock may be
+                # ahead, has left a tombstone of: or it would be taken for older and dropped.
+                gone = await self._far.tombstones.among([(op.thread_id, None)])
+                self._stamps.observe(key, gone.get((op.thread_id, None)))
+            return head
         kept = self._kept(rows)
         try:
             if any(row.kind == "delete" for row in rows):

@@ -30,6 +30,7 @@ from locus_tiered.stores.journal_schema import (
 __all__ = ["Changes", "JournalFile", "NewRow", "Recovered"]
 
 _ATTEMPTED = 0x5A5A5A
+_TIDY_MILLISECONDS = 200  # of waiting for a program that reads the file
 _COLUMNS = "seq, attempted, head, head_check, origin, metadata, body, body_check"
 _NOTES = {"version", "home", "home_check"}
 
@@ -211,7 +212,11 @@ class JournalFile:
 
     def tidy(self) -> bool:
         """Give the log's pages back to the file; answers whether all of them could be."""
-        busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        run = self._connection.execute
+        patience = run("PRAGMA busy_timeout").fetchone()[0]
+        run(f"PRAGMA busy_timeout={min(patience, _TIDY_MILLISECONDS)}")
+        busy = run("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        run(f"PRAGMA busy_timeout={patience}")
         return not busy
 
     # -- reading -------------------------------------------------------------------------------------

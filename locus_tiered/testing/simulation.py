@@ -69,9 +69,12 @@ def simulate(seed: int, *, setup: Setup | None = None, directory: Path | None = 
     level, story = logger.level, Story(setup)
     logger.setLevel(logging.CRITICAL + 1)  # what goes wrong here goes wrong on purpose
     try:
-        with tempfile.TemporaryDirectory(prefix="locus-tiered-sim-", dir=base) as place:
-            with patch.object(tempfile, "tempdir", place), inline_journals():
-                problems = run_virtual(lambda: _Run(setup, Path(place), story).run())
+        with (
+            tempfile.TemporaryDirectory(prefix="locus-tiered-sim-", dir=base) as place,
+            patch.object(tempfile, "tempdir", place),
+            inline_journals(),
+        ):
+            problems = run_virtual(lambda: _Run(setup, Path(place), story).run())
     finally:
         logger.setLevel(level)
     if problems:

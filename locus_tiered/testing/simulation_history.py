@@ -17,7 +17,7 @@ calls that reached the replicas (:meth:`History.wrote`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -100,7 +100,7 @@ class History:
         self.removals: list[Removal] = []
         self._threads: dict[str, list[Version]] = {}
         self._removed: dict[str, list[Removal]] = {}
-        self._writes: dict[tuple[str, str], dict[tuple[str, int], float]] = {}
+        self._writes: dict[tuple[str, str], dict[tuple[int, tuple[str, int]], float]] = {}
         self._now = 0
 
     def now(self) -> int:
@@ -128,9 +128,9 @@ class History:
         if isinstance(change, Version):
             change.by.seen.add(change.mark)
 
-    def wrote(self, thread: str, name: str, by: tuple[str, int]) -> None:
-        """A save of this id has just reached some replica, sent by this life of a process."""
-        self._writes.setdefault((thread, name), {})[by] = self.now()
+    def wrote(self, thread: str, name: str, mark: int, by: tuple[str, int]) -> None:
+        """This save has just reached some replica, sent by this life of a process (or nobody's: a late effect)."""
+        self._writes.setdefault((thread, name), {})[mark, by] = self.now()
 
     # -- what may be ---------------------------------------------------------------------------------
 
@@ -155,9 +155,9 @@ class History:
             if to is None or self._binds(removal.by, removal.begun, version, to):
                 return True
         for other in self._threads[version.thread]:
-            if other.id == version.id and other.done and other.ended < at and other.stamp > version.stamp:
-                if to is None or self._binds(other.by, other.begun, version, to):
-                    return True
+            replaced = other.id == version.id and other.done and other.ended < at and other.stamp > version.stamp
+            if replaced and (to is None or self._binds(other.by, other.begun, version, to)):
+                return True
         return False
 
     def _binds(self, by: Reader, begun: float, version: Version, to: Reader) -> bool:
@@ -165,17 +165,46 @@ class History:
         if to is not by and (not to.strict or version.iteration):
             return False
         writes = self._writes.get((version.thread, version.id), {})
-        return all(last < begun for life, last in writes.items() if life != (by.name, by.life))
+        # Another process's write of that very version was under way: it may have come after the change.
+        return not any(
+            mark == version.mark and life != (by.name, by.life) and last >= begun
+            for (mark, life), last in writes.items()
+        )
 
-    def expected(self, thread: str, to: Reader, at: float, *, everybodys: bool) -> Iterable[Version]:
-        """Acknowledged saves that ``to``, who began to read at ``at``, must not miss."""
+    def _disturbed(self, version: Version) -> bool:
+        """Whether another process's write of an older version of the same id may have come after it."""
+        writes = self._writes.get((version.thread, version.id), {})
+        return any(
+            mark != version.mark
+            and life != (version.by.name, version.by.life)
+            and last >= version.begun
+            and mark in self.versions
+            and self.versions[mark].stamp < version.stamp
+            for (mark, life), last in writes.items()
+        )
+
+    def expected(
+        self, thread: str, to: Reader, at: float, *, everybodys: bool, weak: Collection[int] = ()
+    ) -> Iterable[Version]:
+        """Acknowledged saves that ``to``, who began to read at ``at``, must not miss.
+
+        ``weak``: marks that too few replicas held then, because a careless one had acknowledged them.
+        """
         for version in self._threads.get(thread, ()):
-            if version.done and version.ended < at and (everybodys or to.strict or version.mark in to.seen):
+            if not version.done or version.ended >= at or version.mark in weak or self._disturbed(version):
+                continue
+            if everybodys or to.strict or version.mark in to.seen:
                 yield version
+
+    def of(self, thread: str) -> Sequence[Version]:
+        """Every save to a thread."""
+        return self._threads.get(thread, ())
 
     # -- judging answers -----------------------------------------------------------------------------
 
-    def newest(self, to: Reader, thread: str, began: float, found: AgentState | None) -> list[str]:
+    def newest(
+        self, to: Reader, thread: str, began: float, found: AgentState | None, weak: Collection[int] = ()
+    ) -> list[str]:
         """What is wrong with an answer to ``load(thread)``."""
         now, problems = self.now(), []
         stamp = ""
@@ -187,7 +216,7 @@ class History:
             if self.is_gone(version, began, to):
                 problems.append(f"RESURRECTED {self._who(version)} as the newest of {thread}, told to {_life(to)}")
             stamp = version.stamp
-        for other in self.expected(thread, to, began, everybodys=found is None):
+        for other in self.expected(thread, to, began, everybodys=found is None, weak=weak):
             if other.stamp > stamp and not self.may_be_gone(other, now):
                 told = "none" if found is None else f"mark {found.total_tokens_used}"
                 what = "LOST" if found is None else "STALE"
@@ -196,7 +225,9 @@ class History:
             to.seen.add(found.total_tokens_used)
         return problems
 
-    def by_id(self, to: Reader, thread: str, name: str, began: float, found: AgentState | None) -> list[str]:
+    def by_id(
+        self, to: Reader, thread: str, name: str, began: float, found: AgentState | None, weak: Collection[int] = ()
+    ) -> list[str]:
         """What is wrong with an answer to ``load(thread, name)``."""
         now, problems = self.now(), []
         stamp = ""
@@ -208,7 +239,7 @@ class History:
             if self.is_gone(version, began, to):
                 problems.append(f"RESURRECTED {self._who(version)}, told to {_life(to)}")
             stamp = version.stamp
-        for other in self.expected(thread, to, began, everybodys=found is None):
+        for other in self.expected(thread, to, began, everybodys=found is None, weak=weak):
             if other.id == name and other.stamp > stamp and not self.may_be_gone(other, now):
                 told = "none" if found is None else f"mark {found.total_tokens_used}"
                 problems.append(f"{'LOST' if found is None else 'STALE'} {self._who(other)}: {told} to {_life(to)}")
@@ -216,7 +247,9 @@ class History:
             to.seen.add(found.total_tokens_used)
         return problems
 
-    def exists(self, to: Reader, thread: str, name: str, began: float, answer: bool) -> list[str]:
+    def exists(
+        self, to: Reader, thread: str, name: str, began: float, answer: bool, weak: Collection[int] = ()
+    ) -> list[str]:
         """What is wrong with an answer to ``exists(thread, name)``."""
         now = self.now()
         versions = [each for each in self._threads.get(thread, ()) if each.id == name]
@@ -224,11 +257,13 @@ class History:
             if all(self.is_gone(each, began, to) for each in versions):
                 return [f"RESURRECTED {thread}/{name}: exists() says so to {_life(to)}"]
             return []
-        expected = self.expected(thread, to, began, everybodys=True)
+        expected = self.expected(thread, to, began, everybodys=True, weak=weak)
         lost = [each for each in expected if each.id == name and not self.may_be_gone(each, now)]
         return [f"LOST {self._who(each)}: exists() says no to {_life(to)}" for each in lost]
 
-    def listed(self, to: Reader, thread: str, began: float, names: Sequence[str]) -> list[str]:
+    def listed(
+        self, to: Reader, thread: str, began: float, names: Sequence[str], weak: Collection[int] = ()
+    ) -> list[str]:
         """What is wrong with an answer to ``list_checkpoints(thread)``."""
         now, problems = self.now(), []
         versions: dict[str, list[Version]] = {}
@@ -241,15 +276,17 @@ class History:
                 problems.append(f"PHANTOM {thread}/{name}: listed, never saved")
             elif all(self.is_gone(each, began, to) for each in versions[name]):
                 problems.append(f"RESURRECTED {thread}/{name}: listed to {_life(to)}")
-        for version in self.expected(thread, to, began, everybodys=not names):
-            if version.id not in names and not self.may_be_gone(version, now):
-                problems.append(f"LOST {self._who(version)}: not listed to {_life(to)}")
+        problems += [
+            f"LOST {self._who(version)}: not listed to {_life(to)}"
+            for version in self.expected(thread, to, began, everybodys=not names, weak=weak)
+            if version.id not in names and not self.may_be_gone(version, now)
+        ]
         stamps = [versions[name][0].stamp for name in names if len(versions.get(name, ())) == 1]
         if stamps != sorted(stamps, reverse=True):
             problems.append(f"ORDER {thread}: {names} are listed in another order than that of their stamps")
         return problems
 
-    def threads(self, to: Reader, began: float, names: Sequence[str]) -> list[str]:
+    def threads(self, to: Reader, began: float, names: Sequence[str], weak: Collection[int] = ()) -> list[str]:
         """What is wrong with an answer to ``list_threads()``."""
         now = self.now()
         return [
@@ -258,7 +295,7 @@ class History:
             if thread not in names
             and any(
                 each.by is to and not self.may_be_gone(each, now)
-                for each in self.expected(thread, to, began, everybodys=False)
+                for each in self.expected(thread, to, began, everybodys=False, weak=weak)
             )
         ]
 

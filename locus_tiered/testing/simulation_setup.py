@@ -46,7 +46,9 @@ class Setup:
         random = Random(f"setup/{seed}")
         replicas = random.choice((3, 3, 3, 2))
         journal = replicas == 2 or random.random() < 0.7
-        quorums: tuple[WriteQuorum, ...] = ("majority", "majority", 2, "all", 1) if replicas == 3 else ("majority", "all")
+        quorums: tuple[WriteQuorum, ...] = (
+            ("majority", "majority", 2, "all", 1) if replicas == 3 else ("majority", "all")
+        )
         setup = cls(
             seed,
             replicas=replicas,

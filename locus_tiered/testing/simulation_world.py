@@ -23,7 +23,6 @@ from weakref import WeakKeyDictionary
 from locus.core.state import AgentState
 
 from locus_tiered.core.clock import Clock
-from locus_tiered.core.envelope import Envelope
 from locus_tiered.core.errors import JournalError
 from locus_tiered.core.ids import RESERVED, marked_name
 from locus_tiered.core.traits import Traits
@@ -32,14 +31,14 @@ from locus_tiered.stores import journal as journals
 from locus_tiered.stores.journal_file import JournalFile
 from locus_tiered.stores.journal_thread import JournalThread, _Job, _resolve
 from locus_tiered.testing.damage import damaged
-from locus_tiered.testing.fault_script import FaultKind
+from locus_tiered.testing.fault_script import Answer, Fault, FaultKind, Script
 from locus_tiered.testing.faults import FaultyCheckpointer
 from locus_tiered.testing.reference import ReferenceCheckpointer
 from locus_tiered.testing.virtual_time import EPOCH
 
-__all__ = ["Link", "Owners", "ProcessClock", "Site", "abandon_journals", "inline_journals", "of_process"]
+__all__ = ["Link", "Owners", "ProcessClock", "Site", "Weather", "abandon_journals", "inline_journals", "of_process"]
 
-Wrote = Callable[[str, str, tuple[str, int]], None]
+Wrote = Callable[[str, str, int, tuple[str, int]], None]
 
 
 class Site:
@@ -74,16 +73,20 @@ class Site:
         self.times.clear()
         self.tied.clear()
 
-    async def damage(self, random: Random) -> str | None:
-        """Change one value in one checkpoint; says which."""
-        places = [(t, n) for t in self.threads() for n in self.store.stored[t] if marked_name(n) is None]
+    async def damage(self, random: Random, others: list[Site]) -> str | None:
+        """Change one value in one checkpoint of which others hold the same; says which."""
+        places = [
+            (thread, name)
+            for thread in self.threads()
+            for name, text in self.store.stored[thread].items()
+            if marked_name(name) is None
+            and any(text.state == same.state for o in others if (same := o.store.stored.get(thread, {}).get(name)))
+        ]
         if not places:
             return None
         thread, name = random.choice(places)
         state = await self.store.load(thread, name)
         assert state is not None
-        if Envelope.read(state.metadata) is None:
-            return None
         # In its place: damage on a disk is no save.
         text = self.store.stored[thread][name]
         spare = ReferenceCheckpointer()
@@ -93,17 +96,88 @@ class Site:
         return f"{thread}/{name}"
 
 
+_mark: ContextVar[int] = ContextVar("mark of the state that is being saved")
+
+
+class Weather(Script):
+    """The faults of chance on one link: ``chance`` per call, and what a careless or damaged replica does beside."""
+
+    def __init__(self, random: Random, chance: float, evil: str) -> None:
+        super().__init__((), 0, None)
+        self._chance, self._dice, self._evil = chance, random, evil
+
+    def clear(self) -> None:
+        super().clear()
+        self._chance, self._evil = 0.0, "none"
+
+    def due(self, operation: str, threads: tuple[str, ...]) -> dict[FaultKind, Fault]:
+        due, dice = super().due(operation, threads), self._dice
+        kinds = [kind for kind in _ANY if operation in kind.befalls]
+        if dice.random() < self._chance and operation != "close":
+            kind = dice.choice(kinds)
+            if kind is FaultKind.WRONG_THREAD and operation == "list_checkpoints":
+                kind = FaultKind.FAIL_BEFORE  # no backend lists another thread's ids, and nobody could tell
+            if kind is FaultKind.DAMAGED_BODY and operation == "save" and self._evil != "damage":
+                kind = FaultKind.FAIL_AFTER
+            due[kind] = self._fault(kind)
+        if self._evil == "careless" and dice.random() < 0.15 and not (threads and threads[0].startswith(RESERVED)):
+            if operation == "save":
+                due[FaultKind.LOST_INDEX_ROW] = Fault(kind=FaultKind.LOST_INDEX_ROW)
+            if operation in ("save", "delete") and dice.random() < 0.5:
+                after = dice.randint(1, 5)
+                due[FaultKind.LATE_APPLY] = Fault(kind=FaultKind.LATE_APPLY, answer="return", after=after)
+        return due
+
+    def _fault(self, kind: FaultKind) -> Fault:
+        dice = self._dice
+        answers: tuple[Answer, ...] = ("hang", "raise")
+        odd = kind in (FaultKind.FAIL_BEFORE, FaultKind.FAIL_AFTER) and dice.random() < 0.1
+        return Fault(
+            kind=kind,
+            seconds=dice.uniform(0.1, 3.0),
+            after=dice.randint(1, 6),
+            answer=dice.choice(answers),
+            error=RuntimeError("injected: of a kind that nobody knows") if odd else None,
+        )
+
+
+_ANY = (
+    FaultKind.SLOW,
+    FaultKind.HANG,
+    FaultKind.FAIL_BEFORE,
+    FaultKind.FAIL_BEFORE,
+    FaultKind.LATE_APPLY,
+    FaultKind.WRONG_THREAD,
+    FaultKind.STALE_LATEST,
+    FaultKind.TIE,
+    FaultKind.DAMAGED_BODY,
+    FaultKind.FAIL_AFTER,
+    FaultKind.FAIL_AFTER,
+)
+
+
 class Link(FaultyCheckpointer):
     """One process's way to one replica: it takes time, and goes wrong when told to."""
 
-    def __init__(self, site: Site, owner: tuple[str, int], random: Random, wrote: Wrote, *, loses: bool) -> None:
+    def __init__(self, site: Site, owner: tuple[str, int], random: Random, wrote: Wrote, weather: Weather) -> None:
         super().__init__(site.store, seed=random.getrandbits(32))
         self.site, self.dead = site, False
+        self._script = weather
         self._owner, self._chance, self._wrote = owner, random, wrote
         self._lost, self._times, self._tied = site.lost, site.times, site.tied
         self.locus_tiered_traits = Traits(
-            none_is_unknown=True, probe=self._probe, loses_index_rows=loses, home=f"simulated {site.name}"
+            none_is_unknown=True, probe=self._probe, loses_index_rows=True, home=f"simulated {site.name}"
         )
+
+    async def save(
+        self,
+        state: AgentState,
+        thread_id: str,
+        checkpoint_id: str | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> str:
+        _mark.set(state.total_tokens_used)
+        return await super().save(state, thread_id, checkpoint_id, metadata)
 
     async def _probe(self) -> bool:
         await self._way()
@@ -112,17 +186,20 @@ class Link(FaultyCheckpointer):
     async def _way(self) -> None:
         """The time that a request, or an answer, is on its way."""
         if self.dead:
-            raise asyncio.CancelledError
-        long = self._chance.random() < 0.05
-        await asyncio.sleep(self._chance.uniform(0.05, 0.6) if long else self._chance.uniform(0.001, 0.03))
+            await asyncio.get_running_loop().create_future()  # nothing is ever heard of it again
+        far = self._chance.random() < 0.05
+        await asyncio.sleep(self._chance.uniform(0.05, 0.6) if far else self._chance.uniform(0.001, 0.03))
 
-    async def _call(self, operation: str, threads: tuple[str, ...], checkpoint: str | None, apply: Any, **how: Any) -> Any:
+    async def _call(
+        self, operation: str, threads: tuple[str, ...], checkpoint: str | None, apply: Any, **how: Any
+    ) -> Any:
         await self._way()
 
         async def noted(due: Any, call: Any) -> Any:
             result = await apply(due, call)
             if operation == "save" and checkpoint is not None:
-                self._wrote(threads[0], checkpoint, self._owner)
+                late = FaultKind.LATE_APPLY in due and due[FaultKind.LATE_APPLY].answer != "hang"
+                self._wrote(threads[0], checkpoint, _mark.get(), ("nobody", 0) if late else self._owner)
             return result
 
         answer = await super()._call(operation, threads, checkpoint, noted, **how)
@@ -134,10 +211,11 @@ class Link(FaultyCheckpointer):
         """Whether it is partitioned."""
         return self._partition is not None
 
-    def calm(self) -> None:
-        """No more faults; what hung goes on."""
+    async def calm(self) -> None:
+        """No more faults; what hung goes on, what is late lands."""
         self.clear()
         self.release()
+        await self.land()
 
 
 class ProcessClock:
@@ -216,7 +294,7 @@ class _InlineThread(JournalThread):
 
     def _enqueue(self, job: _Job) -> None:
         if self.cut:
-            raise asyncio.CancelledError
+            return  # nothing is ever heard of it again
         if self._ended:
             raise JournalError("the journal was closed; nothing was saved there")
         if self.file is None and self._failure is None:

@@ -28,9 +28,9 @@ class Picky(Layer):
     """Takes no state above so many bytes."""
 
     async def handle(self, operation: Operation[R]) -> R:
-        if isinstance(operation, Save) and operation.checkpoint is not None:
-            if len(await operation.checkpoint.body.encode()) > 20_000:
-                raise CheckpointTooLarge("too large for this store; it was not kept")
+        checkpoint = operation.checkpoint if isinstance(operation, Save) else None
+        if checkpoint is not None and len(await checkpoint.body.encode()) > 20_000:
+            raise CheckpointTooLarge("too large for this store; it was not kept")
         return await self.inner.handle(operation)
 
 

@@ -119,7 +119,10 @@ async def test_an_own_name_that_is_deleted_again_leaves_a_tombstone_but_an_agent
 
 async def test_a_tombstone_never_goes_back_in_time(tmp_path: Path) -> None:
     far = FaultyCheckpointer()
-    async with behind(far, tmp_path / "a", ack="journal") as late, behind(far, tmp_path / "b", ack="journal") as crashing:
+    async with (
+        behind(far, tmp_path / "a", ack="journal") as late,
+        behind(far, tmp_path / "b", ack="journal") as crashing,
+    ):
         await crashing.load("t")
         await late.save(said("first"), "t")
         await late.flush()
@@ -372,3 +375,35 @@ def test_event_loops_that_are_gone_are_not_kept(tmp_path: Path) -> None:
     asyncio.run(stack.close())
     gc.collect()
     assert [loop() for loop in loops[:-1]] == [None] * 3
+
+
+async def test_a_thread_that_a_process_with_a_fast_clock_deleted_can_be_saved_to_again(tmp_path: Path) -> None:
+    far, fast = ReferenceCheckpointer(), Hands(ahead=3600.0)
+    slow = Hands()
+    async with (
+        behind(far, tmp_path / "a", ack="turn", clock=fast.clock) as deleting,
+        behind(far, tmp_path / "b", ack="journal", clock=slow.clock) as stack,
+    ):
+        await deleting.save(said("old"), "t")
+        assert await deleting.delete("t")
+        assert await stack.load("t") is None
+        await stack.save(said("new"), "t")
+        await stack.flush()
+        assert await stack_words(stack, "t") == await far_words(far, "t") == ["new"]
+
+
+async def test_what_a_stack_left_when_it_closed_in_an_outage_is_still_its_own_in_the_next_loop(tmp_path: Path) -> None:
+    far = FaultyCheckpointer()
+    stack = behind(far, tmp_path / "a", ack="journal", drain_timeout=0.1)
+    await stack.load("t")
+    far.partition()
+    await stack.save(said("one"), "t")
+    await stack.close()
+    name = await stack.save(said("two"), "t")
+    assert words(await stack.load("t")) == "two" and words(await stack.load("t", name)) == "two"
+    assert await stack.delete("t", name)
+    assert words(await stack.load("t")) == "one"
+    await stack.close()
+    far.heal()
+    await stack.close()
+    assert nothing_pending(stack) and await far_words(far, "t") == ["one"]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from locus.memory.backends.pg_checkpointer import PgCheckpointer
 
-from locus_tiered import BoundedMemoryCheckpointer, Tier, TieredCheckpointer, WriteBehindCheckpointer
+from locus_tiered import BoundedMemoryCheckpointer, TieredCheckpointer, WriteBehindCheckpointer
 from locus_tiered.testing.services import Postgres
 from tests.behind.kit import Hands, behind, crashed, eventually, said, step, words
 

@@ -23,7 +23,8 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     return made
 
 
-async def test_another_process_sees_a_save_when_it_reached_home_and_not_before(make: Make) -> None:
+async def test_another_process_sees_a_save_when_it_reached_home_and_not_before(apart: Make) -> None:
+    make = apart
     with make("a") as a, make("b") as b, make("c", ack="turn") as c:
         await a.do("save", "t", "one")
         assert await a.do("load", "t") == "one" and await b.do("load", "t") is None
@@ -103,7 +104,14 @@ async def test_a_living_process_keeps_its_rows_when_another_one_starts(make: Mak
         assert await a.do("words", "t") == ["one", "two"]
 
 
-async def test_steps_of_a_dead_process_that_were_overtaken_are_dropped(make: Make) -> None:
+@pytest.fixture
+def apart(tmp_path: Path) -> Make:
+    """Makes a process called so, with a journal directory of its own name."""
+    return lambda name, **options: Process(tmp_path / "home", tmp_path / f"journal of {name}", **options)
+
+
+async def test_steps_of_a_dead_process_that_were_overtaken_are_dropped(apart: Make) -> None:
+    make = apart
     with make("a", ack="turn") as a, make("b", ack="turn") as b:
         await a.do("save", "t", "before")
         await a.do("step", "t", "a step")
@@ -129,7 +137,8 @@ async def test_a_turn_cut_short_is_finished_by_the_successor(make: Make, ack: st
         assert len(await b.do("ids", "t")) == 2, "the steps are gone"
 
 
-async def test_a_turn_cut_short_whose_steps_reached_home_is_finished_by_another_process(make: Make) -> None:
+async def test_a_turn_cut_short_whose_steps_reached_home_is_finished_by_another_process(apart: Make) -> None:
+    make = apart
     with make("a", ack="turn") as a, make("b", ack="turn") as b:
         with pytest.raises(ProcessLookupError):
             await a.do("turn_cut_short", "t", "two words", "two", "three")
@@ -144,7 +153,8 @@ async def test_a_turn_cut_short_whose_steps_reached_home_is_finished_by_another_
             assert len(await third.do("ids", "t")) == 1
 
 
-async def test_a_turn_that_another_process_overtook_is_not_brought_back_by_its_steps(make: Make) -> None:
+async def test_a_turn_that_another_process_overtook_is_not_brought_back_by_its_steps(apart: Make) -> None:
+    make = apart
     with make("a", ack="turn") as a, make("b", ack="turn") as b:
         await a.do("turn", "t", "hello", "hello to you")
         with pytest.raises(ProcessLookupError):
@@ -157,7 +167,8 @@ async def test_a_turn_that_another_process_overtook_is_not_brought_back_by_its_s
         assert len(await b.do("ids", "t")) == 2
 
 
-async def test_a_name_that_both_save_is_the_last_savers(make: Make) -> None:
+async def test_a_name_that_both_save_is_the_last_savers(apart: Make) -> None:
+    make = apart
     with make("a") as a, make("b") as b:
         await a.do("save", "t", "of a", "draft")
         await b.do("save", "t", "of b", "draft")
@@ -176,8 +187,9 @@ async def test_a_name_that_both_save_is_the_last_savers(make: Make) -> None:
         assert await b.do("words", "t") == []
 
 
-async def test_clocks_an_hour_apart(make: Make) -> None:
+async def test_clocks_an_hour_apart(apart: Make) -> None:
     """Who looks at the thread first is in order whatever the clocks say; who does not is ordered by its own clock."""
+    make = apart
     with make("a", ahead=3600.0, ack="turn") as a, make("b", ack="turn") as b, make("c") as c:
         await a.do("save", "t", "ahead")
         await b.do("save", "t", "after")  # b looks before its first save in a thread

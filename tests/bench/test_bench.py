@@ -23,6 +23,7 @@ from locus_tiered.bench.rows.event_loop import Ticker
 from locus_tiered.bench.rows.journal import BareLog
 from locus_tiered.bench.states import conversation, encoded_size, text_state, texts
 from locus_tiered.bench.timing import interleave, percentile, turns
+from locus_tiered.testing.services import ServiceError
 
 # One worker runs it once for all.
 pytestmark = pytest.mark.xdist_group("bench")
@@ -163,6 +164,23 @@ def test_only_strict_makes_a_missed_budget_the_exit_code(
     monkeypatch.setattr(cli, "ROWS", (Row("one", "One", _over),))
     assert cli.main(words) == code
     assert "1 of these figures" in capsys.readouterr().out
+
+
+async def _no_server(settings: Settings) -> list[Figure]:
+    raise ServiceError("there is no weed")
+
+
+def test_without_a_server_it_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "ROWS", (Row("one", "One", _no_server),))
+    assert cli.main([]) == 1
+    assert "there is no weed" in capsys.readouterr().err
+
+
+def test_the_rows_are_known_without_the_extra_s3() -> None:
+    script = "import sys, locus_tiered.bench.suite; sys.exit(int('boto3' in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=60).returncode == 0
 
 
 def test_bad_arguments_are_refused_before_anything_is_measured(

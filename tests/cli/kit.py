@@ -109,7 +109,13 @@ def _command(words: list[str], cwd: str, env: dict[str, str], files: list[str]) 
 _FLAGS = (os.O_RDONLY, *[os.O_WRONLY | os.O_CREAT | os.O_TRUNC] * 2)
 # A new interpreter takes most of a second to import the SDK; a fork of one that has done so is a process as well.
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["locus_tiered.cli.app", "locus_tiered.cli.measuring", "tests.cli.kit"])
+_FORKS.set_forkserver_preload(
+    [
+        *("locus_tiered.cli.app", "locus_tiered.cli.measuring", "locus_tiered.config.builders", "tests.cli.kit"),
+        *("locus_tiered.config.loader", "locus_tiered.layers.replicated", "locus.memory.backends"),
+        *("locus.memory.backends.pg_checkpointer", "asyncpg", "boto3", "redis.asyncio"),
+    ]
+)
 
 
 def answer(command: str, *words: object, cwd: Path, expect: int = 0, **env: str) -> Any:

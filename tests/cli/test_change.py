@@ -282,6 +282,20 @@ def test_flush_sends_what_a_killed_process_left_and_looking_does_not(tmp_path: P
     assert "Everything is in the far store." in run("flush", file, cwd=tmp_path).out
 
 
+def test_a_migration_tells_of_what_still_lies_in_a_journal_and_prune_sends_its_deletes(tmp_path: Path) -> None:
+    file = _behind(tmp_path)
+    subprocess.run([sys.executable, "-c", _DIES], cwd=tmp_path, env=environment(), check=False, timeout=60)
+    words = ("migrate", "--from", file, "--to", "file:copy", "--yes")
+    assert answer(*words, cwd=tmp_path, expect=1)["pending"] == 6
+    answer("flush", file, cwd=tmp_path)
+    done = answer(*words, cwd=tmp_path)
+    assert (done["pending"], done["copied"], done["problems"]) == (0, 6, {})
+    assert answer("show", "file:copy", "t", cwd=tmp_path)["state"]["iteration"] == 5
+    assert answer("prune", file, "-k", "2", "--yes", cwd=tmp_path)["pruned"] == 4
+    assert answer("stats", file, cwd=tmp_path)["journals"][0]["rows"] == 0
+    assert answer("ls", file, "t", cwd=tmp_path)["total"] == 2
+
+
 def test_flush_leaves_the_rows_of_a_living_process_to_it(tmp_path: Path) -> None:
     file = _behind(tmp_path)
 

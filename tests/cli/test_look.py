@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +16,7 @@ from locus.memory.backends import FileCheckpointer
 from locus_tiered import DirectoryCheckpointer, TieredCheckpointer
 from locus_tiered.cli.answers import ANSWERS
 from tests.cli.fixed import compare, fixed_stack
-from tests.cli.kit import answer, asking, do, fill, run, state
+from tests.cli.kit import COMMAND, answer, asking, do, environment, fill, run, state
 
 
 @pytest.fixture(scope="module")
@@ -275,3 +276,23 @@ def test_the_version_and_the_schema_of_stack_files(tmp_path: Path) -> None:
     jsonschema.Draft202012Validator.check_schema(schema)
     assert "tiers" in schema["properties"]
     assert run("schema", "--of", "ls", cwd=tmp_path).json["title"] == "LsAnswer"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(fixed: Path) -> None:
+    command = [*COMMAND, "threads", "stack.yaml", "-q"]
+    process = subprocess.Popen(
+        command, cwd=fixed, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    said = process.stderr.read()
+    process.stderr.close()
+    assert "Traceback" not in said
+    assert "Error" not in said
+    assert process.wait(30) in (0, 1)
+
+
+def test_an_empty_store_makes_one_think_of_a_wrong_name(tmp_path: Path) -> None:
+    assert "is the name right?" in run("threads", "file:nowhere", cwd=tmp_path).out
+    assert not (tmp_path / "nowhere").exists()

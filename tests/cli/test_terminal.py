@@ -59,7 +59,7 @@ def test_a_bar_has_a_rate_and_the_time_left_and_is_gone_afterwards(tmp_path: Pat
 
 def test_the_demo_starts_its_server_and_ctrl_c_ends_both(tmp_path: Path) -> None:
     with terminal("demo", cwd=tmp_path, TMPDIR=str(tmp_path)) as shown:
-        shown.read_until("3 turns on both sides")
+        shown.read_until("S3 server")
         shown.interrupt()
         assert shown.end() == 130
         assert "The server and all files are gone." in shown.shown

@@ -194,4 +194,3 @@ def live(life: Life, pipe: Connection) -> None:
         except BaseException as error:
             say("error", error=type(error).__name__, text=repr(error))
             raise
-

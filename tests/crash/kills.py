@@ -28,7 +28,7 @@ from typing import Any
 from locus_tiered.core.ids import marked_name
 from locus_tiered.core.leaf import Leaf
 from locus_tiered.testing.services import SeaweedFS, seaweedfs
-from tests.crash.child import MOST, Life, live, mark_of
+from tests.crash.child import MOST, Life, live
 from tests.crash.ledger import Event, Ledger
 from tests.integration.agents import s3_options
 
@@ -67,7 +67,7 @@ class Figures:
     def __str__(self) -> str:
         return (
             f"kills {self.kills}, acknowledged saves {self.saves}, acknowledged deletes {self.deletes}, calls cut off "
-            f"{self.cut_off}, cancelled in the journal {self.cancelled}, rows adopted {self.adopted}, threads looked at "
+            f"{self.cut_off}, cancelled in the journal {self.cancelled}, rows adopted {self.adopted}, threads read "
             f"{self.looks}; lost {self.lost}, resurrected {self.resurrected}, journals unreadable {self.unreadable}, "
             f"other findings {self.other}; {self.seconds:.0f} s"
         )

@@ -66,7 +66,9 @@ class Snapshot:
 class Recorder:
     """Takes the snapshots of one run."""
 
-    def __init__(self, base: Path, ledger: Ledger, before: Snapshot | None = None, seen: set[Any] | None = None) -> None:
+    def __init__(
+        self, base: Path, ledger: Ledger, before: Snapshot | None = None, seen: set[Any] | None = None
+    ) -> None:
         self.base, self.ledger = base, ledger
         self.lock = RLock()
         self.snapshots: list[Snapshot] = []
@@ -187,6 +189,7 @@ def _quick(prepared: Callable[[sqlite3.Connection], sqlite3.Connection]) -> Call
     """The end of a process is simulated, not of a machine: nothing here has to wait for a disk."""
 
     def quick(connection: sqlite3.Connection) -> sqlite3.Connection:
+        connection.execute("PRAGMA synchronous=OFF")  # also while the file is made
         prepared(connection).execute("PRAGMA synchronous=OFF")
         return connection
 

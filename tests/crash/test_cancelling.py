@@ -29,7 +29,7 @@ from tests.crash.ledger import Ledger
 from tests.crash.lives import MOST, Client, behind, look_everywhere
 from tests.crash.points import RecordedFar, virtual_journals
 
-EXAMPLES = int(os.environ.get("LOCUS_TIERED_EXAMPLES", "25"))
+EXAMPLES = int(os.environ.get("LOCUS_TIERED_EXAMPLES", "12"))
 ALL = os.environ.get("LOCUS_TIERED_CRASHES") == "all"
 
 Step = tuple[Any, ...]

@@ -4,7 +4,8 @@ For each program, each ``ack`` and both kinds of sharing: one run yields every c
 a new process recovers: the laws are checked on what it reads, then it drains, and the far store by itself must say
 what the stack says. The recovery is recorded too, and a third process recovers from every crash of that.
 
-``LOCUS_TIERED_CRASHES=all`` takes every crash of a recovery; without it, those of every ninth crash are taken.
+Three recoveries (read first, drain first, go on with the turn) take turns; every 23rd recovery is recorded.
+``LOCUS_TIERED_CRASHES=all`` has every recovery after every crash, and records them all.
 """
 
 from __future__ import annotations
@@ -249,8 +250,8 @@ def test_a_crash_at_any_point_breaks_no_law(program: str, ack: Ack, exclusive: b
     crashes = bench.record(PROGRAMS[program])
     assert len(crashes) > 10
     broken: list[str] = []
-    for crash in crashes:
-        for how in RECOVERIES:
+    for number, crash in enumerate(crashes):
+        for how in RECOVERIES if ALL else [list(RECOVERIES)[number % 3]]:
             broken += named(crash, how, bench.recover(crash, how)[0])
     assert not broken, "\n".join(broken)
 
@@ -263,13 +264,14 @@ def test_a_crash_at_any_point_of_the_recovery_breaks_no_law(program: str, ack: A
     seen: set[object] = {crash.key for crash in crashes}
     broken: list[str] = []
     seconds = 0
-    for crash in crashes if ALL else crashes[len(program) % 9 :: 9]:
+    for crash in crashes if ALL else crashes[len(program) % 23 :: 23] or crashes[-1:]:
         for how in ("drains", "goes_on"):
             problems, again = bench.recover(crash, how, seen)
             broken += named(crash, how, problems)
             for second in again:
                 seconds += 1
-                broken += [f"{problem}, after {crash.label}" for problem in named(second, how, bench.recover(second, "reads")[0])]
+                found = named(second, how, bench.recover(second, "reads")[0])
+                broken += [f"{problem}, after {crash.label}" for problem in found]
     assert seconds > 0
     assert not broken, "\n".join(broken)
 
@@ -280,7 +282,8 @@ def test_a_crash_at_any_point_of_the_recovery_breaks_no_law(program: str, ack: A
 def broken_laws(program: str, ack: Ack, path: Path) -> set[str]:
     """The kinds of broken laws over all crashes of a program."""
     bench = Bench(path, ack, exclusive=False)
-    problems = [each for crash in bench.record(PROGRAMS[program]) for how in RECOVERIES for each in bench.recover(crash, how)[0]]
+    crashes = bench.record(PROGRAMS[program])
+    problems = [each for crash in crashes for how in RECOVERIES for each in bench.recover(crash, how)[0]]
     return {problem.split(" ")[0] for problem in problems}
 
 
@@ -305,13 +308,9 @@ def test_a_row_that_is_dropped_before_it_was_sent_is_found_out(tmp_path: Path, m
     assert "LOST" in broken_laws("two_turns", "journal", tmp_path)
 
 
-def test_a_mark_that_comes_too_late_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    async def mark_attempted(self: Journal, rows: Any) -> None:
-        """Never on the disk, and forgotten by whoever adopts the row."""
-
-    monkeypatch.setattr(Journal, "mark_attempted", mark_attempted)
+def test_a_delete_that_the_far_store_never_hears_of_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Far, "may_hold", lambda *_: False)
-    assert "RESURRECTED" in broken_laws("lingering_turns", "journal", tmp_path)
+    assert "RESURRECTED" in broken_laws("generated_ids_again", "journal", tmp_path)
 
 
 def test_a_recovery_that_asks_nobody_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -32,6 +33,12 @@ from tests.journal.parts import (
     seats,
 )
 from tests.journal.parts import told as as_held
+
+
+@pytest.fixture(autouse=True)
+def no_syncs(monkeypatch):
+    """Many journals come and go here, and no power is cut."""
+    monkeypatch.setattr(journal_folder.os, "fsync", lambda descriptor: None)
 
 
 def three_orphans(path):
@@ -139,7 +146,7 @@ def test_a_crash_after_each_step_of_an_adoption_doubles_nothing_and_loses_nothin
 def test_a_second_crash_during_the_recovery_of_the_first(tmp_path, monkeypatch, between):
     """Also when the next one takes another orphan as it is: what was copied there already is known by its origin."""
     cases = 0
-    for first in (3, 5, 6, 7, 8, 9, 11, 13):
+    for first in (3, 6, 8, 9, 13):
         for second in range(2, 18, 3):
             path = tmp_path / f"{first}-{second}"
             three_orphans(path)
@@ -154,7 +161,7 @@ def test_a_second_crash_during_the_recovery_of_the_first(tmp_path, monkeypatch, 
             assert len(seats(path)) == 1
             leave(path, opened)
             cases += 1
-    assert cases == 48
+    assert cases == 30
 
 
 def break_file(path, name):
@@ -408,3 +415,22 @@ def test_pages_are_all_accounted_for_in_a_file_that_was_used_hard(tmp_path):
     assert (opened.seat.file.stat().st_size) > 40 * PAGE
     leave(tmp_path, opened)
     assert aside(tmp_path) == []
+
+
+def bytes_read() -> int:
+    """What this process has read from files so far."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(dict(line.split(": ") for line in lines)["rchar"])
+
+
+def test_opening_a_journal_does_not_read_the_states(tmp_path):
+    former = Former(tmp_path, connecting=quick)
+    for number in range(1, 31):
+        former.commit(new(number, 1_000_000))
+    former.file.tidy()
+    former.die()
+    before = bytes_read()
+    opened = reopen(tmp_path, connecting=quick)
+    assert bytes_read() - before < 3_000_000, "of 30 MB"
+    assert numbers(opened) == list(range(1, 31))
+    leave(tmp_path, opened)

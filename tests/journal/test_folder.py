@@ -76,7 +76,7 @@ async def test_a_path_that_is_a_file_is_refused_and_works_once_it_is_gone(tmp_pa
     path = tmp_path / "j"
     path.write_text("something else")
     for _ in range(3):
-        with pytest.raises(JournalError, match="cannot be made .* Give it a directory that this process may write to"):
+        with pytest.raises(JournalError, match=r"cannot be made .* Give it a directory that this process may write to"):
             async with journal_in(path):
                 pass
     assert path.read_text() == "something else"
@@ -131,3 +131,32 @@ def test_a_file_system_whose_locks_do_not_hold_is_told(tmp_path, monkeypatch):
 def test_a_path_that_is_none_is_a_mistake_in_the_stack(path):
     with pytest.raises(StackConfigError, match="pass the path of a local directory"):
         check_journal_path(path)
+
+
+def test_what_appears_and_what_goes_is_synced_in_its_directory(tmp_path, monkeypatch):
+    """Else a power cut takes a new journal with it, or brings back one that was taken over."""
+    done: list[tuple[str, object]] = []
+    for owner, name, where in ((journal_folder, "_sync_directory", 0), (os, "mkdir", 0), (os, "rename", 1)):
+        usual = getattr(owner, name)
+
+        def noted(*arguments, usual=usual, name=name, where=where, **options):
+            result = usual(*arguments, **options)
+            done.append((name, journal_folder.Path(arguments[where])))
+            return result
+
+        monkeypatch.setattr(owner, name, noted)
+    path = tmp_path / "new" / "journal"
+    folder = Folder(path)
+    folder.prepare()
+    seat = folder.new()
+    made = {each for name, each in done if name == "mkdir"}
+    assert made == {path.parent, path, seat.path}
+    for each in made:
+        assert ("_sync_directory", each.parent) in done[done.index(("mkdir", each)) :]
+    done.clear()
+    seat.remove()
+    assert done == [("rename", path / f".gone-{seat.path.name}"), ("_sync_directory", path)]
+    done.clear()
+    seat = folder.new()
+    aside = seat.put_aside()
+    assert done[-3:] == [("rename", aside), ("_sync_directory", path / ".damaged"), ("_sync_directory", path)]

@@ -9,8 +9,6 @@ from __future__ import annotations
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-import boto3
-from botocore.config import Config
 from locus.core.state import AgentState
 from locus.memory.backends.s3 import S3Backend
 
@@ -32,6 +30,10 @@ _STACKS = tuple(stack for stack in STACKS if stack.latest == "exclusive")
 
 def client_through(server: SeaweedFS, proxy: FaultProxy) -> Any:
     """A boto3 client whose requests to the server go through the proxy; one attempt each."""
+    # Here, because the other rows, and the command line that imports all of them, do without the extra s3.
+    import boto3
+    from botocore.config import Config
+
     return boto3.session.Session().client(
         "s3",
         endpoint_url=f"http://127.0.0.1:{proxy.port}",

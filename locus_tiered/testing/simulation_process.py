@@ -1,0 +1,416 @@
+"""The processes of a simulation, and the clients in them that save, read and delete as agents and people do."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from locus_tiered.core.envelope import KEY, Envelope
+from locus_tiered.core.errors import LocusTieredError
+from locus_tiered.core.layer import Layer
+from locus_tiered.core.leaf import Leaf
+from locus_tiered.core.operations import Save
+from locus_tiered.layers.breaker import BreakerPolicy
+from locus_tiered.layers.guarded import GuardedCheckpointer
+from locus_tiered.layers.replicated import ReplicatedCheckpointer
+from locus_tiered.layers.retrying import RetryingCheckpointer
+from locus_tiered.testing.simulation_history import History, Reader, state_of
+from locus_tiered.testing.simulation_setup import Setup
+from locus_tiered.testing.simulation_world import (
+    Link,
+    Owners,
+    ProcessClock,
+    Site,
+    Weather,
+    abandon_journals,
+    of_process,
+)
+
+__all__ = ["Client", "Process", "World"]
+
+MOST = 10_000
+TURNS, NAMED = ("t0", "t1"), ("n0", "n1")
+"""Threads of agents, whose turns end with a save without a name; and threads with names that are saved again."""
+
+
+@dataclass(slots=True)
+class World:
+    """What everybody in a simulation shares."""
+
+    setup: Setup
+    place: Path
+    history: History
+    sites: list[Site]
+    seen: Counter[str]
+    trace: list[str]
+    problems: list[str] = field(default_factory=list)
+    links: list[Link] = field(default_factory=list)
+    owners: Owners | None = None
+    marks: int = 0
+
+    def note(self, what: str) -> None:
+        self.trace.append(f"{asyncio.get_running_loop().time():10.3f} {what}")
+
+    def problem(self, what: str) -> None:
+        self.note(f"!! {what}")
+        self.problems.append(what)
+
+    @property
+    def is_broken(self) -> bool:
+        return bool(self.problems)
+
+    def next_mark(self) -> int:
+        self.marks += 1
+        return self.marks
+
+    def weak(self, thread: str) -> set[int]:
+        """Marks of a thread that so few good replicas hold that an answer may do without them: see ``Setup``."""
+        if self.setup.evil != "careless":
+            return set()
+        good = self.sites[:-1]
+        weak = set()
+        for version in self.history.of(thread):
+            holders = sum(version.id in site.store.stored.get(thread, ()) for site in good)
+            if holders < self.setup.votes:
+                weak.add(version.mark)
+        return weak
+
+    async def unequal(self, thread: str) -> list[str]:
+        """What is wrong with what the replicas themselves hold of a thread, now that all was mended."""
+        problems, first = [], None
+        for site in self.sites:
+            held = await site.held(thread)
+            marks = {name: state.total_tokens_used for name, state in held.items()}
+            stamps = {}
+            for name, state in held.items():
+                envelope = Envelope.read(state.metadata)
+                stamps[name] = envelope.stamp if envelope else ""
+                version = self.history.versions.get(state.total_tokens_used)
+                plain = state.model_copy(update={"metadata": {k: v for k, v in state.metadata.items() if k != KEY}})
+                if version is None or plain != state_of(version.mark, version.iterations):
+                    problems.append(f"BODY {site.name} {thread}/{name}: not what was saved")
+                elif stamps[name] != version.stamp:
+                    problems.append(f"STAMP {site.name} {thread}/{name}: another one than it was saved with")
+            problems += [f"{site.name}: {each}" for each in self.history.must_not(thread, marks)]
+            if first is not None and marks != first:
+                problems.append(f"UNEQUAL {thread}: {self.sites[0].name} has {first}, {site.name} has {marks}")
+            first = marks if first is None else first
+            newest = max(stamps, key=lambda name: stamps[name], default=None)
+            own = await site.store.load(thread)
+            if (own and own.total_tokens_used) != (newest and marks[newest]):
+                told = own and own.total_tokens_used
+                problems.append(f"LATEST {site.name} {thread}: its own is mark {told}, the newest is {newest}")
+        return problems
+
+
+class Process:
+    """One process: its lives, one after the other, over one journal directory."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world, self.name, self.life = world, name, 0
+        self._random = Random(f"process/{name}/{world.setup.seed}")
+        self.clock = ProcessClock(Random(f"stamps/{name}/{world.setup.seed}"))
+        self.alive = asyncio.Event()
+        self.links: list[Link] = []
+
+    @property
+    def _journal(self) -> Path | None:
+        return self.world.place / f"{self.name}{self.life}" if self.world.setup.journal else None
+
+    def start(self) -> None:
+        """Begin a life."""
+        setup = self.world.setup
+        self.reader = Reader(self.name, self.life, setup.read)
+        self.links = [self._link(site) for site in self.world.sites]
+        self.world.links += self.links
+        clock = self.clock.clock()
+        self.stack = ReplicatedCheckpointer(
+            *(self._leg(link, clock) for link in self.links),
+            write_quorum=setup.write_quorum,
+            read=setup.read,
+            journal=self._journal,
+            hint_window=setup.window,
+            names=[site.name for site in self.world.sites],
+            name=self.name,
+            clock=clock,
+        )
+        self.alive.set()
+
+    def _link(self, site: Site) -> Link:
+        setup, last = self.world.setup, site is self.world.sites[-1]
+        weather = Weather(self._dice(), setup.weather, setup.evil if last else "none")
+        return Link(site, (self.name, self.life), self._dice(), self.world.history.wrote, weather)
+
+    def _dice(self) -> Random:
+        return Random(self._random.getrandbits(64))
+
+    def _leg(self, link: Link, clock: Any) -> Layer:
+        setup = self.world.setup
+        leg: Layer = Leaf(link, name=link.site.name, clock=clock)
+        if setup.guarded:
+            policy = BreakerPolicy(in_a_row=4, minimum=6, window=20, open_for=2, longest=20)
+            leg = GuardedCheckpointer(leg, timeout=1.5, breaker=policy, clock=clock)
+        if setup.retries:
+            leg = RetryingCheckpointer(leg, attempts=2, deadline=5, clock=clock)
+        return leg
+
+    async def die(self, *, restart: bool) -> None:
+        """End at once; with ``restart``, the next life begins with the journal as it is."""
+        if not self.alive.is_set():
+            return
+        self.world.note(f"{self.name}.{self.life} dies")
+        self.alive.clear()
+        for link in self.links:
+            link.dead = True
+        before = self._journal
+        life = self.reader
+        self.life += 1
+        abandon_journals(self.stack, before, self._journal if restart else None)
+        assert self.world.owners is not None
+        await self.world.owners.kill(life)
+        if restart:
+            self.start()
+
+    async def stop(self) -> None:
+        """End in an orderly way, and begin again."""
+        self.world.note(f"{self.name}.{self.life} stops")
+        self.alive.clear()
+        stack, before, life = self.stack, self._journal, self.reader
+        await self.call(stack.close)
+        for link in self.links:
+            link.dead = True
+        self.life += 1
+        abandon_journals(stack, before, self._journal)
+        assert self.world.owners is not None
+        await self.world.owners.kill(life)
+        self.start()
+
+    async def call(self, work: Callable[[], Awaitable[Any]], patience: float = 120.0) -> Any:
+        """Do something as this process; ``None`` when it failed, or the process died over it, or was too slow."""
+
+        async def run() -> Any:
+            return await work()
+
+        with of_process(self.reader):
+            task = asyncio.get_running_loop().create_task(run())
+        done, _ = await asyncio.wait([task], timeout=patience)
+        if not done:
+            task.cancel()
+            await asyncio.wait([task])
+        if task.cancelled():
+            self.world.seen["left"] += 1
+            return None
+        error = task.exception()
+        if isinstance(error, LocusTieredError):
+            self.world.seen[f"raised {type(error).__name__}"] += 1
+            self.world.note(f"{self.name}: {type(error).__name__}: {error}")
+            return None
+        if error is not None:
+            self.world.problem(f"ERROR of no tree: {error!r}")
+            raise error
+        return task.result()
+
+    async def deliver(self) -> bool:
+        async def deliver() -> bool:
+            await self.stack.deliver()
+            return True
+
+        return bool(await self.call(deliver))
+
+    async def scrub(self, deep: bool = True) -> bool:
+        async def scrub() -> bool:
+            report = await self.stack.scrub(deep=deep)
+            self.world.note(f"{self.name}.{self.life} scrubbed: {report}")
+            return report.in_step
+
+        return bool(await self.call(scrub, 1200.0))
+
+    async def read_everything(self) -> None:
+        """Read every thread in every way; nothing may fail now."""
+        client = Client(self.world, self, 9, hasty=False)
+        for thread in self.world.history.names():
+            before = self.world.seen["answered"]
+            await client.load(thread)
+            await client.list(thread)
+            names = {version.id for version in self.world.history.of(thread)}
+            for name in sorted(names):
+                await client.load(thread, name)
+                await client.exists(thread, name)
+            missing = before + 2 + 2 * len(names) - self.world.seen["answered"]
+            if missing:
+                self.world.problem(f"NO PEACE: {missing} reads of {thread} failed though nothing is wrong any more")
+        await client.threads()
+
+
+class Client:
+    """Somebody in a process who works with it, one call after the other, and judges every answer."""
+
+    def __init__(self, world: World, process: Process, number: int, *, hasty: bool = True) -> None:
+        self._world, self._process, self._hasty = world, process, hasty
+        self._random = Random(f"client/{process.name}/{number}/{world.setup.seed}")
+        self._name = f"{process.name}#{number}"
+
+    async def run(self) -> None:
+        for _ in range(self._world.setup.steps):
+            await self._process.alive.wait()
+            if self._world.is_broken:
+                return
+            await asyncio.sleep(self._random.choice((0, 0.01, 0.2, 1.0, 3.0)))
+            await self._process.alive.wait()
+            await self._step()
+
+    async def _step(self) -> None:
+        random = self._random
+        thread = random.choice(TURNS)
+        named, name = random.choice(NAMED), self._some_name()
+        what = random.choices(
+            ("turn", "save", "load", "name", "load name", "list", "exists", "unname", "delete", "threads", "by id"),
+            (3, 3, 5, 4, 4, 3, 2, 2, 0.7, 0.7, 4),
+        )[0]
+        if what == "turn":
+            await self._turn(thread)
+        elif what == "save":
+            await self.load(thread)
+            await self.save(thread)
+        elif what == "load":
+            await self.load(random.choice((thread, named)))
+        elif what == "name":
+            await self.save(named, name)
+        elif what == "load name":
+            await self.load(named, name)
+        elif what == "list":
+            await self.list(random.choice((thread, named)))
+        elif what == "exists":
+            await self.exists(named, name)
+        elif what == "unname":
+            await self.delete(named, name)
+        elif what == "delete":
+            await self.delete(random.choice((thread, named)))
+        elif what == "threads":
+            await self.threads()
+        else:
+            known = [version.id for version in self._world.history.of(thread)]
+            if known:
+                await self.load(thread, random.choice(known[-8:]))
+
+    def _some_name(self) -> str:
+        """Mostly one of this process's own names; sometimes one that both use."""
+        own = self._random.random() < 0.85
+        return f"{self._process.name if own else 'both'}-{self._random.choice(('draft', 'plan'))}"
+
+    async def _turn(self, thread: str) -> None:
+        """As an agent does: load, save after every step, save the end, delete the steps."""
+        life = self._process.life
+        if not await self.load(thread):
+            return
+        turn: list[str] = []
+        for _ in range(self._random.randint(1, 3)):
+            seed = f"{self._world.setup.seed} {self._world.marks} {self._name}"
+            turn.append(hashlib.blake2b(seed.encode(), digest_size=16).hexdigest())
+            if not await self.save(thread, turn[-1], turn) or self._process.life != life:
+                return
+        if not await self.save(thread):
+            return
+        for name in turn:
+            if self._process.life != life:
+                return
+            await self.delete(thread, name)
+
+    # -- single calls --------------------------------------------------------------------------------
+
+    async def _do(self, what: str, work: Callable[[], Awaitable[list[str]]]) -> bool:
+        hasty = self._hasty and self._random.random() < 0.03
+        patience = self._random.uniform(0.0, 0.2) if hasty else 60.0
+        problems = await self._process.call(work, patience)
+        self._world.seen[what.split()[0]] += 1
+        if problems is None:
+            self._world.note(f"{self._name} {what}: not answered")
+            return False
+        self._world.seen["answered"] += 1
+        for problem in problems:
+            self._world.problem(f"{self._name} {what}: {problem}")
+        return True
+
+    async def save(self, thread: str, name: str | None = None, turn: list[str] | None = None) -> bool:
+        world, process, stack = self._world, self._process, self._process.stack
+        reader, listed = process.reader, list(turn or ())
+        mark = world.next_mark()
+
+        async def save() -> list[str]:
+            operation = Save(thread, state_of(mark, listed), name, {"mark": mark}, None, name in listed)
+            frozen = await stack.freeze(operation)
+            checkpoint = frozen.checkpoint
+            assert checkpoint is not None and checkpoint.stamp is not None
+            version = world.history.begin_save(thread, checkpoint.id, checkpoint.stamp, reader, mark, listed)
+            world.note(f"{self._name} save {thread}/{checkpoint.id} mark {mark} begins, stamp {checkpoint.stamp}")
+            await stack.handle(frozen)
+            world.history.done(version)
+            world.note(f"{self._name} save mark {mark} done")
+            return []
+
+        return await self._do(f"save {thread} mark {mark}", save)
+
+    async def delete(self, thread: str, name: str | None = None) -> bool:
+        world, process, stack = self._world, self._process, self._process.stack
+        reader = process.reader
+
+        async def delete() -> list[str]:
+            removal = world.history.begin_delete(thread, name, reader)
+            world.note(f"{self._name} delete {thread}/{name} begins")
+            await stack.delete(thread, name)
+            world.history.done(removal)
+            world.note(f"{self._name} delete {thread}/{name} done")
+            return []
+
+        return await self._do(f"delete {thread}/{name}", delete)
+
+    async def load(self, thread: str, name: str | None = None) -> bool:
+        world, stack, reader = self._world, self._process.stack, self._process.reader
+        began, weak = world.history.now(), world.weak(thread)
+
+        async def load() -> list[str]:
+            found = await stack.load(thread, name)
+            world.note(f"{self._name} load {thread}/{name}: {found and found.total_tokens_used}")
+            if name is None:
+                return world.history.newest(reader, thread, began, found, weak)
+            return world.history.by_id(reader, thread, name, began, found, weak)
+
+        return await self._do(f"load {thread}/{name}", load)
+
+    async def list(self, thread: str) -> bool:
+        world, stack, reader = self._world, self._process.stack, self._process.reader
+        began, weak = world.history.now(), world.weak(thread)
+
+        async def listed() -> list[str]:
+            names = await stack.list_checkpoints(thread, MOST)
+            world.note(f"{self._name} list {thread}: {names}")
+            return world.history.listed(reader, thread, began, names, weak)
+
+        return await self._do(f"list {thread}", listed)
+
+    async def exists(self, thread: str, name: str) -> bool:
+        world, stack, reader = self._world, self._process.stack, self._process.reader
+        began, weak = world.history.now(), world.weak(thread)
+
+        async def exists() -> list[str]:
+            answer = await stack.exists(thread, name)
+            world.note(f"{self._name} exists {thread}/{name}: {answer}")
+            return world.history.exists(reader, thread, name, began, answer, weak)
+
+        return await self._do(f"exists {thread}/{name}", exists)
+
+    async def threads(self) -> bool:
+        world, stack, reader = self._world, self._process.stack, self._process.reader
+        began = world.history.now()
+        weak = {mark for thread in world.history.names() for mark in world.weak(thread)}
+
+        async def threads() -> list[str]:
+            return world.history.threads(reader, began, await stack.list_threads(MOST), weak)
+
+        return await self._do("threads", threads)
