@@ -116,9 +116,15 @@ def _objects(backend: Any) -> Traits:
         bare_metadata=True,
         rows_in_order=False,
         own_latest=pointer,
-        home=f"bucket {backend.bucket}/{backend.prefix}" if hasattr(backend, "bucket") else None,
+        home=_bucket(backend),
         shown=("bucket", "prefix"),
     )
+
+
+def _bucket(backend: Any) -> str:
+    options = getattr(backend, "config", backend)  # OCI keeps them apart
+    name = getattr(options, "bucket", None) or getattr(options, "bucket_name", None)
+    return f"bucket {name}/{getattr(options, 'prefix', '')}"
 
 
 def _oci(backend: Any) -> Traits:
@@ -145,7 +151,7 @@ def _pg(backend: Any) -> Traits:
         normalise=backend.prepare,
         digest_leaves_out=("messages",),  # retention and purge_messages() rewrite them
         partition=tenant,
-        home=f"tenant {backend._tenant}",
+        home=f"table {backend._table}, tenant {backend._tenant}",
         scope=None if backend._tenant_of is None else scope,
         first_call_alone=True,
         one_loop_at_a_time=True,
@@ -186,10 +192,18 @@ def _adapter(backend: Any) -> Traits:
         first_call_alone=True,
         one_loop_at_a_time=True,
         masks=masks,
+        home=_place(kind, config),
         thread_names=thread_names,
         row_ids="joined",
         deletes_at_most=1000,
     )
+
+
+def _place(kind: str, config: Any) -> str | None:
+    """Where a key-value store keeps things, as far as its options say so without telling the address of a server."""
+    names = ("prefix", "db", "database", "schema_name", "table_name", "index_name")
+    found = [f"{name} {value}" for name in names if (value := getattr(config, name, None)) is not None]
+    return f"{kind}: {', '.join(found)}" if found else None
 
 
 def _retained(backend: Any) -> Traits:

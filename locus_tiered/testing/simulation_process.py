@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -226,7 +226,8 @@ class Process:
     async def scrub(self, deep: bool = True) -> bool:
         async def scrub() -> bool:
             report = await self.stack.scrub(deep=deep)
-            self.world.note(f"{self.name}.{self.life} scrubbed: {report}")
+            shown = replace(report, unreachable=sorted(report.unreachable))  # type: ignore[arg-type]
+            self.world.note(f"{self.name}.{self.life} scrubbed: {shown}")
             return report.in_step
 
         return bool(await self.call(scrub, 1200.0))
