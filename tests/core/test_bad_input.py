@@ -114,7 +114,12 @@ def bad_stacks():
         "two names": (lambda: TieredCheckpointer(Tier(memory, name="a"), Tier(same, name="a")), "'a'"),
         "one object twice": (lambda: TieredCheckpointer(same, same), "two tiers use one store"),
         "tier in tier": (lambda: Tier(Tier(same)), "Tier inside a Tier"),
-        "behind": (lambda: Tier(same, write="behind"), "WriteBehindCheckpointer"),
+        "behind": (lambda: TieredCheckpointer(Tier(same, write="behind")), "needs a journal"),
+        "near and behind": (
+            lambda: TieredCheckpointer(Tier(memory, write="behind"), same, journal="x"),
+            "the last tier",
+        ),
+        "write": (lambda: Tier(same, write="later"), '"behind"'),
         "ack": (lambda: Tier(same, ack="turn"), "ack"),
         "journal": (lambda: TieredCheckpointer(same, journal="x"), "journal"),
         "latest": (lambda: TieredCheckpointer(same, latest="newest"), "validate"),

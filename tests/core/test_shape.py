@@ -15,6 +15,8 @@ from locus_tiered.core.leaf import Leaf
 from locus_tiered.core.leaf_rows import LeafRows
 from locus_tiered.core.operations import OPERATIONS, Operation
 from locus_tiered.core.ordering import OrderingLayer
+from locus_tiered.layers.replicated_reads import ReplicatedReads
+from locus_tiered.layers.replicated_rows import ReplicatedRows
 from locus_tiered.layers.write_behind_deletes import WriteBehindDeletes
 from locus_tiered.layers.write_behind_life import WriteBehindLife
 from locus_tiered.layers.write_behind_reads import WriteBehindReads
@@ -59,6 +61,8 @@ WITH_A_MEMORY = subclasses(DispatchingLayer) - {
     LeafRows,
     OrderingLayer,
     Store,
+    ReplicatedReads,
+    ReplicatedRows,
     WriteBehindLife,
     WriteBehindReads,
     WriteBehindDeletes,
