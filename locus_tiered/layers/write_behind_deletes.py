@@ -121,7 +121,11 @@ class WriteBehindDeletes(WriteBehindReads, base=True):
         own = self._far.is_own(key, checkpoint_id)
         if self.ack == "journal" or (self.ack == "turn" and own and not is_stamp(checkpoint_id)):
             try:
-                there = await self.inner.handle(Exists(op.thread_id, checkpoint_id))
+                if own or self.exclusive:
+                    there = await self.inner.handle(Exists(op.thread_id, checkpoint_id))
+                else:
+                    listed = await self._far.entries(op.thread_id, key)
+                    there = any(entry.id == checkpoint_id for entry in listed)
             except BackendError:
                 there = True  # nobody can tell: the delete is kept, and will have been right
             if there:
@@ -130,7 +134,9 @@ class WriteBehindDeletes(WriteBehindReads, base=True):
                 self._flusher.wake(journal, row.due)
             return there
         if self._far.needs_tombstone(key, checkpoint_id):
-            await self._far.tombstones.lay(op.thread_id, checkpoint_id, self._stamps.issue(key))
+            if not is_stamp(checkpoint_id):
+                await self._far.entries(op.thread_id, key)
+            await self._far.tombstones.lay(op.thread_id, checkpoint_id, self._stamp(key, checkpoint_id))
         return await self._delete_far(journal, key, op)
 
     async def _delete_thread(self, journal: Journal, key: str, op: Delete, rows: Sequence[PendingRow]) -> bool:
@@ -145,9 +151,9 @@ class WriteBehindDeletes(WriteBehindReads, base=True):
                 raise
             self._flusher.wake(journal, row.due)
             return there
-        known = await self._is_there(key, op.thread_id, rows) if rows else None
+        known = await self._is_there(key, op.thread_id, rows) if rows or not self.exclusive else None
         if not self.exclusive:
-            await self._far.tombstones.lay(op.thread_id, None, self._stamps.issue(key))
+            await self._far.tombstones.lay(op.thread_id, None, self._stamp(key))
 
         async def delete() -> bool:
             # Nothing is in flight here: what failed on its way and stayed is caught too.
@@ -169,25 +175,25 @@ class WriteBehindDeletes(WriteBehindReads, base=True):
         try:
             await journal.drop(rows)
         except JournalError:
-            await self._far.tombstones.lay(op.thread_id, None, self._stamps.issue(key))
+            await self._far.tombstones.lay(op.thread_id, None, self._stamp(key))
             for row in rows:
                 journal.index.remove(key, row)
 
     async def _is_there(self, key: str, thread_id: str, rows: Sequence[PendingRow]) -> bool:
         """Whether a thread has any checkpoint; while nobody can tell, its delete will have been right."""
-        if self._kept(rows):
-            return True
+        kept = bool(self._kept(rows))
         try:
-            if rows:
+            if rows and not kept:
                 return bool(overlay(await self._far.entries(thread_id, key), rows))
-            return await self._far.head(thread_id, key) is not None
+            # Asked even where the answer is known: the delete is to be above whatever is there.
+            return (not (kept and self.exclusive) and await self._far.head(thread_id, key) is not None) or kept
         except BackendError:
             return True
 
     async def _delete_poisoned(self, journal: Journal, key: str, op: Delete) -> bool:
         """A journal that takes nothing more cannot forget its rows: they go first, and a tombstone keeps them out."""
         await self._flusher.send(journal, key)
-        await self._far.tombstones.lay(op.thread_id, op.checkpoint_id, self._stamps.issue(key))
+        await self._far.tombstones.lay(op.thread_id, op.checkpoint_id, self._stamp(key, op.checkpoint_id))
         return await self._delete_far(journal, key, op)
 
     async def _delete_far(self, journal: Journal, key: str, op: Delete) -> bool:
@@ -205,7 +211,16 @@ class WriteBehindDeletes(WriteBehindReads, base=True):
             self._flusher.wake(journal)
 
     def _delete_row(self, key: str, op: Delete) -> PendingRow:
-        return self._new_row("delete", key, op.thread_id, op.checkpoint_id, self._stamps.issue(key))
+        stamp = self._stamp(key, op.checkpoint_id)
+        return self._new_row("delete", key, op.thread_id, op.checkpoint_id, stamp)
+
+    def _stamp(self, key: str, checkpoint_id: str | None = None) -> str:
+        """The stamp of a delete: above all that is known to be there, whatever the clocks of others say."""
+        newest = self._far.newest(key)
+        for seen in (newest, checkpoint_id):
+            if seen and is_stamp(seen):
+                self._stamps.observe(key, seen)
+        return self._stamps.issue(key)
 
 
 def _overtaken(saves: Sequence[PendingRow], rows: Sequence[PendingRow]) -> bool:
