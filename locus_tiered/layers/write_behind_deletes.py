@@ -151,8 +151,9 @@ class WriteBehindDeletes(WriteBehindReads, base=True):
                 raise
             self._flusher.wake(journal, row.due)
             return there
-        known = await self._is_there(key, op.thread_id, rows) if rows or not self.exclusive else None
+        known = await self._is_there(key, op.thread_id, rows) if rows else None
         if not self.exclusive:
+            await self._far.head(op.thread_id, key)  # the delete is to be above whatever is there
             await self._far.tombstones.lay(op.thread_id, None, self._stamp(key))
 
         async def delete() -> bool:
@@ -181,12 +182,12 @@ class WriteBehindDeletes(WriteBehindReads, base=True):
 
     async def _is_there(self, key: str, thread_id: str, rows: Sequence[PendingRow]) -> bool:
         """Whether a thread has any checkpoint; while nobody can tell, its delete will have been right."""
-        kept = bool(self._kept(rows))
+        if self._kept(rows):
+            return True
         try:
-            if rows and not kept:
+            if rows:
                 return bool(overlay(await self._far.entries(thread_id, key), rows))
-            # Asked even where the answer is known: the delete is to be above whatever is there.
-            return (not (kept and self.exclusive) and await self._far.head(thread_id, key) is not None) or kept
+            return await self._far.head(thread_id, key) is not None
         except BackendError:
             return True
 

@@ -177,7 +177,6 @@ async def test_postgresql_checkpointer(postgres_server: Postgres) -> None:
         "deleting_the_newest_falls_back",
         "thread_emptied_one_by_one",
         "two_handles_lose_nothing",
-        "first_calls_at_once",
         "pairs_that_join_alike",
         "checkpoint_ids_that_look_internal",
         "empty_checkpoint_id",
