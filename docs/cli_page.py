@@ -29,7 +29,7 @@ locus-tiered verify stack.yaml
 **STACK** is the path of a stack's YAML file, or any name that the SDK's `get_checkpointer` takes: `file:./checkpoints`,
 `s3:bucket`, `tiered:stack.yaml`. Every command works on any checkpointer of the SDK, in a stack or not. Where one lacks
 what a command needs (`HTTPCheckpointer` cannot list its threads), the command says so and what is possible instead
-(`--thread ID`).
+(`--thread ID`). An id that begins with a dash goes behind `--`: `locus-tiered ls stack.yaml -- -4711`.
 
 Safe on a live store:
 

@@ -21,7 +21,7 @@ from locus_tiered.cli.opening import Place, store_of
 from locus_tiered.cli.options import AllowImport, Debug, Json, Stack, Timeout
 from locus_tiered.cli.reading import hung
 from locus_tiered.cli.session import Done, Session, run
-from locus_tiered.cli.text import clean, one_line
+from locus_tiered.cli.text import clean, one_line, told_cause
 from locus_tiered.cli.working import plain_table
 from locus_tiered.core.checkpoint import Body, Checkpoint
 from locus_tiered.core.ids import RESERVED
@@ -151,7 +151,7 @@ async def _probe(place: Place, timeout: float, step: Callable[[], None]) -> list
             error = f"no answer within {timeout:g} s"
         except Exception as failure:  # noqa: BLE001 - whatever it is, the member did not do it
             cause = failure.__cause__
-            error = one_line(str(failure), 300) if cause is None else type(cause).__name__
+            error = one_line(str(failure), 300) if cause is None else told_cause(cause)
         probes.append(Probe(operation=name, milliseconds=round((time.perf_counter() - began) * 1000, 3), error=error))
         if error is not None and name == "save":
             break

@@ -19,8 +19,8 @@ from locus_tiered.cli.options import AllowImport, Debug, Json, Stack, Thread, Ti
 from locus_tiered.cli.reading import Reader
 from locus_tiered.cli.session import Done, Session, run
 from locus_tiered.cli.show import message_lines
-from locus_tiered.cli.states import changes_between, state_of
-from locus_tiered.cli.text import clean, one_line
+from locus_tiered.cli.states import changes_between, same_message, state_of
+from locus_tiered.cli.text import clean, clean_id, one_line
 from locus_tiered.cli.working import show_unreachable, with_unreachable
 from locus_tiered.core.checkpoint import Entry
 from locus_tiered.core.errors import shorten
@@ -156,8 +156,8 @@ def _value(value: Any, full: bool) -> str:
 
 
 def _show(console: Console, answer: DiffAnswer, states: list[AgentState], full: bool) -> None:
-    console.print(Text(f"--- {clean(answer.before)}", "red"), soft_wrap=True)
-    console.print(Text(f"+++ {clean(answer.after)}", "green"), soft_wrap=True)
+    console.print(Text(f"--- {clean_id(answer.before)}", "red"), soft_wrap=True)
+    console.print(Text(f"+++ {clean_id(answer.after)}", "green"), soft_wrap=True)
     for title, ids in (
         ("only in the first", answer.only_before),
         ("only in the second", answer.only_after),
@@ -166,7 +166,7 @@ def _show(console: Console, answer: DiffAnswer, states: list[AgentState], full: 
         if ids:
             shown = ids if full else ids[:10]
             more = f"\n  … {len(ids) - len(shown)} more (--full)" if len(ids) > len(shown) else ""
-            console.print(Text(f"{title}:\n  " + "\n  ".join(map(clean, shown)) + more))
+            console.print(Text(f"{title}:\n  " + "\n  ".join(map(clean_id, shown)) + more))
     same = _common(states)
     old, new = (state.messages[same:] if isinstance(state.messages, tuple) else () for state in states)
     if old or new:
@@ -194,4 +194,4 @@ def _show(console: Console, answer: DiffAnswer, states: list[AgentState], full: 
 
 def _common(states: list[AgentState]) -> int:
     pairs: list[tuple[Message, Message]] = list(zip(*(state.messages for state in states), strict=False))
-    return next((place for place, (one, two) in enumerate(pairs) if one != two), len(pairs))
+    return next((place for place, pair in enumerate(pairs) if not same_message(*pair)), len(pairs))

@@ -74,6 +74,8 @@ def flush(
             failure = error
             session.say(str(error))
         after = after_flush(opened)
+        for layer in layers:
+            layer.drain_timeout = 0.0  # it was tried for as long as was asked: close() need not try again
         answer = FlushAnswer(stack=opened.name, before=before, after=after)
         left = any(journal.rows for journal in after) and thread is None
         code = Exit.FOUND if left or any(journal.dead_letters for journal in after) else Exit.FINE

@@ -17,7 +17,7 @@ from locus_tiered.cli.options import AllowImport, Debug, Json, Stack, Thread, Ti
 from locus_tiered.cli.reading import Reader, entries_of
 from locus_tiered.cli.session import Done, Session, run
 from locus_tiered.cli.states import is_iteration_save, saved_at, size_of, state_of, waits_for
-from locus_tiered.cli.text import clean, count, show_age, show_size, show_time
+from locus_tiered.cli.text import clean, clean_id, count, show_age, show_size, show_time
 from locus_tiered.cli.working import plain_table, show_unreachable, with_unreachable
 from locus_tiered.core.checkpoint import Entry
 from locus_tiered.core.errors import BackendError, CorruptCheckpoint, shorten
@@ -125,7 +125,7 @@ def _show(console: Console, answer: LsAnswer, long: bool) -> None:
     table = plain_table(*columns)
     now = time.time()
     for row in answer.checkpoints:
-        name = Text(clean(row.id))
+        name = Text(clean_id(row.id))
         if row.iteration:
             name.append("\n  inside a turn", "dim")
         if row.waits_for is not None:

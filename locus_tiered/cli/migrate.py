@@ -20,7 +20,7 @@ from locus_tiered.cli.opening import Place, store_of
 from locus_tiered.cli.options import AllowImport, Debug, Jobs, Json, Pattern, Threads, Timeout, Yes
 from locus_tiered.cli.reading import Reader
 from locus_tiered.cli.session import Done, Session, run
-from locus_tiered.cli.text import clean, count, show_size
+from locus_tiered.cli.text import clean, clean_id, count, show_size
 from locus_tiered.cli.working import chosen, each, plain_table, show_unreachable, with_unreachable
 from locus_tiered.core.leaf import Leaf
 
@@ -126,7 +126,7 @@ def _show(console: Console, answer: MigrateAnswer) -> None:
     if answer.problems:
         table = plain_table("thread", "not copied, because")
         for thread, why in answer.problems.items():
-            table.add_row(Text(clean(thread)), Text(clean(why), "red"))
+            table.add_row(Text(clean_id(thread)), Text(clean(why), "red"))
         console.print(table)
     if answer.dry_run:
         console.print(f"{count(answer.threads, 'thread')}: {count(answer.copied, 'checkpoint')} would be copied.")

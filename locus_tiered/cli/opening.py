@@ -91,7 +91,8 @@ def _open(spec: str, allow_import: bool) -> Any:
     path = Path(spec)
     if path.suffix.lower() in (".yaml", ".yml") and not spec.startswith("tiered:"):
         if not path.is_file():
-            raise Failure(f"there is no file {spec}", Exit.USAGE, hint="give the path of a stack's YAML file")
+            what = f"{spec} is a directory" if path.is_dir() else f"there is no file {spec}"
+            raise Failure(what, Exit.USAGE, hint="give the path of a stack's YAML file")
         return _load(path, allow_import)
     if spec.startswith("tiered:"):
         return _load(Path(spec.removeprefix("tiered:")), allow_import)

@@ -16,7 +16,16 @@ Stack = Annotated[
         help="A stack's YAML file, or a checkpointer of the SDK by its name: file:./checkpoints, s3:bucket.",
     ),
 ]
-Thread = Annotated[str, typer.Argument(metavar="THREAD", show_default=False, help="The thread's id.")]
+
+
+def _named(value: str | list[str] | None) -> str | list[str] | None:
+    """No store has a thread without a name: an empty one is a variable that was not set."""
+    if "" in ([value] if isinstance(value, str) else value or []):
+        raise typer.BadParameter("the thread's id is empty; is a variable of your script not set?")
+    return value
+
+
+Thread = Annotated[str, typer.Argument(metavar="THREAD", show_default=False, callback=_named, help="The thread's id.")]
 Json = Annotated[bool, typer.Option("--json", help="Answer with one JSON document (its schema is in the docs).")]
 Timeout = Annotated[
     float, typer.Option("--timeout", min=0.1, metavar="SECONDS", help="How long one call on one member may take.")
@@ -31,7 +40,9 @@ Pattern = Annotated[
 ]
 Threads = Annotated[
     list[str] | None,
-    typer.Option("--thread", "-t", metavar="THREAD", help="Only this thread; may be given several times."),
+    typer.Option(
+        "--thread", "-t", metavar="THREAD", callback=_named, help="Only this thread; may be given several times."
+    ),
 ]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, max=64, help="Threads worked on side by side.")]
 Most = Annotated[int, typer.Option("--most", min=0, metavar="N", help="List at most so many; all are counted.")]

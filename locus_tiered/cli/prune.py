@@ -18,8 +18,8 @@ from locus_tiered.cli.options import AllowImport, Debug, Jobs, Json, Pattern, St
 from locus_tiered.cli.reading import Reader, ask
 from locus_tiered.cli.session import Done, Session, run
 from locus_tiered.cli.states import saved_at, size_of, state_of, waits_for
-from locus_tiered.cli.text import clean, count, parse_age, show_age, show_size
-from locus_tiered.cli.working import chosen, each, plain_table, show_unreachable, with_unreachable
+from locus_tiered.cli.text import clean, clean_id, count, parse_age, show_age, show_size
+from locus_tiered.cli.working import chosen, each, id_column, plain_table, show_unreachable, with_unreachable
 from locus_tiered.core.capabilities import SINGLE_DELETES
 from locus_tiered.core.checkpoint import Entry
 from locus_tiered.core.errors import CorruptCheckpoint
@@ -213,11 +213,11 @@ class _Tally:
 
 
 def _list(console: Console, listed: list[Pruned], total: int) -> None:
-    table = plain_table("thread", "checkpoint", ("age", "right"), ("size", "right"))
+    table = plain_table("thread", id_column(row.checkpoint for row in listed), ("age", "right"), ("size", "right"))
     now = time.time()
     for row in sorted(listed, key=lambda row: (row.thread, row.saved_at or 0.0)):
         age = "?" if row.saved_at is None else show_age(now - row.saved_at)
-        table.add_row(Text(clean(row.thread)), Text(clean(row.checkpoint)), age, show_size(row.size))
+        table.add_row(Text(clean_id(row.thread)), Text(clean_id(row.checkpoint)), age, show_size(row.size))
     if listed:
         console.print(table)
     if total > len(listed):

@@ -15,8 +15,8 @@ from locus_tiered.cli.opening import Opened, Place
 from locus_tiered.cli.options import AllowImport, Debug, Jobs, Json, Pattern, Stack, Threads, Timeout, Yes
 from locus_tiered.cli.reading import Reader, ask, entries_of, load_from
 from locus_tiered.cli.session import Done, Session, run
-from locus_tiered.cli.text import clean, count
-from locus_tiered.cli.working import chosen, each, plain_table, show_unreachable, with_unreachable
+from locus_tiered.cli.text import clean, clean_id, count
+from locus_tiered.cli.working import chosen, each, id_column, plain_table, show_unreachable, with_unreachable
 from locus_tiered.core.checkpoint import Checkpoint, Entry
 from locus_tiered.core.errors import CorruptCheckpoint
 from locus_tiered.core.operations import Delete, Save
@@ -49,8 +49,8 @@ def repair(
 
     Restores damaged checkpoints of home from a near tier or a replica, removes damaged and old copies from near
     tiers, and saves the newest again where a backend has another one as its latest. What a replica lacks is left to
-    the stack's own scrub, which knows what was deleted. Can be interrupted and run again. Exit code 1 when something
-    is left.
+    ReplicatedCheckpointer's scrub(), which knows what was deleted. Can be interrupted and run again. Exit code 1 when
+    something is left.
     """
 
     async def work(session: Session) -> Done:
@@ -217,11 +217,11 @@ def _repaired(found: Found, action: str, why: str) -> Repaired:
 def _show(console: Console, answer: RepairAnswer) -> None:
     rows = [*answer.done, *answer.left]
     if rows:
-        table = plain_table("tier", "thread", "checkpoint", "what", "why")
+        table = plain_table("tier", "thread", id_column(row.checkpoint for row in rows), "what", "why")
         for row in rows:
             style = "yellow" if row.action == "left" else "green"
             cells = (row.place, row.thread, row.checkpoint or "-")
-            table.add_row(*(Text(clean(cell)) for cell in cells), Text(row.action, style), Text(clean(row.why)))
+            table.add_row(*(Text(clean_id(cell)) for cell in cells), Text(row.action, style), Text(clean(row.why)))
         console.print(table)
     would = "would be mended" if answer.dry_run else "mended"
     console.print(

@@ -35,7 +35,7 @@ from locus_tiered.cli.answers import Answer, Problem
 from locus_tiered.cli.exits import Exit, Failure
 from locus_tiered.cli.opening import Opened, open_stack
 from locus_tiered.cli.reading import Reader, hung
-from locus_tiered.cli.text import clean, redact
+from locus_tiered.cli.text import clean, redact, told_cause
 from locus_tiered.core.errors import (
     BackendError,
     CapabilityMissing,
@@ -178,7 +178,7 @@ def _explained(error: Exception) -> tuple[str, Exit, str | None]:
         return str(error), Exit.FOUND, None
     if isinstance(error, BackendError | QuorumError | JournalError):
         cause = error.__cause__
-        hint = None if cause is None else f"the cause was a {type(cause).__name__}; --debug shows it whole"
+        hint = None if cause is None else f"the cause: {told_cause(cause)}; --debug shows it whole"
         return str(error), Exit.UNREACHABLE, hint
     if isinstance(error, InvalidArgument):
         return str(error), Exit.USAGE, None
@@ -218,7 +218,7 @@ def run(session: Session, work: Callable[[Session], Awaitable[Done]], *, debug: 
             else:
                 done.show(session.out)
             sys.stdout.flush()
-        except BrokenPipeError:
+        except (BrokenPipeError, SystemExit):  # rich makes the second of the first
             _leave(code)
         except Exception as error:  # noqa: BLE001 - nor does showing its answer
             if debug:

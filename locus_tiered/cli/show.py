@@ -17,7 +17,7 @@ from locus_tiered.cli.exits import Exit, Failure
 from locus_tiered.cli.options import AllowImport, Debug, Json, Stack, Thread, Timeout
 from locus_tiered.cli.session import Done, Session, run
 from locus_tiered.cli.states import saved_at, size_of, state_of, waits_for
-from locus_tiered.cli.text import clean, one_line, show_age, show_size, show_time
+from locus_tiered.cli.text import clean, clean_id, one_line, show_age, show_size, show_time
 from locus_tiered.cli.working import show_unreachable, with_unreachable
 from locus_tiered.core.errors import shorten
 
@@ -107,9 +107,9 @@ def _facts(state: AgentState) -> str:
 
 def _show(console: Console, answer: ShowAnswer, state: AgentState, full: bool, last: int) -> None:
     age = "" if answer.saved_at is None else f" ({show_age(time.time() - answer.saved_at)} ago)"
-    console.print(Text(f"thread      {clean(answer.thread)}"), soft_wrap=True)
+    console.print(Text(f"thread      {clean_id(answer.thread)}"), soft_wrap=True)
     newest = "  (the newest)" if answer.newest else ""
-    console.print(Text(f"checkpoint  {clean(answer.checkpoint)}{newest}"), soft_wrap=True)
+    console.print(Text(f"checkpoint  {clean_id(answer.checkpoint)}{newest}"), soft_wrap=True)
     console.print(f"saved at    {show_time(answer.saved_at)}{age}, {show_size(answer.size)}")
     console.print(Text(f"state       {_facts(state)}"))
     if answer.waits_for is not None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from locus.core.messages import Role
+from locus.core.messages import Message, Role
 from locus.core.state import AgentState
 
 from locus_tiered.core.canonical import SET_FIELDS, digest_of
@@ -14,7 +14,17 @@ from locus_tiered.core.checkpoint import ITERATION_KEY, Checkpoint
 from locus_tiered.core.stamp import stamp_seconds
 from locus_tiered.core.traits import Traits
 
-__all__ = ["as_kept", "changes_between", "digest", "is_iteration_save", "saved_at", "size_of", "state_of", "waits_for"]
+__all__ = [
+    "as_kept",
+    "changes_between",
+    "digest",
+    "is_iteration_save",
+    "same_message",
+    "saved_at",
+    "size_of",
+    "state_of",
+    "waits_for",
+]
 
 
 _NOTED = "locus_at"
@@ -83,6 +93,15 @@ def changes_between(before: AgentState, after: AgentState) -> Iterator[tuple[str
     The time that ``PgCheckpointer`` notes in every message that it stores is no difference.
     """
     yield from _differences("", _plain(before), _plain(after))
+
+
+def same_message(one: Message, two: Message) -> bool:
+    """Whether two messages differ in nothing but the time that ``PgCheckpointer`` notes in them."""
+    bare = [
+        each.model_copy(update={"metadata": {k: v for k, v in each.metadata.items() if k != _NOTED}})
+        for each in (one, two)
+    ]
+    return bare[0] == bare[1]
 
 
 def _plain(state: AgentState) -> dict[str, Any]:

@@ -10,10 +10,22 @@ import re
 import unicodedata
 from datetime import UTC, datetime
 
-__all__ = ["clean", "count", "one_line", "parse_age", "redact", "show_age", "show_size", "show_time"]
+__all__ = [
+    "clean",
+    "clean_id",
+    "count",
+    "one_line",
+    "parse_age",
+    "redact",
+    "show_age",
+    "show_size",
+    "show_time",
+    "told_cause",
+]
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
+_CODE = re.compile(r"[A-Za-z0-9_.]{1,60}")
 _USERINFO = re.compile(r"(?<=://)[^/\s]*@")
 _SECRET = re.compile(
     r"(?i)\b(password|passwd|pwd|secret|token|secret_key|access_key|api_key|sig|signature)=([^\s&;,]+)"
@@ -23,6 +35,11 @@ _SECRET = re.compile(
 def clean(text: str) -> str:
     """``text`` with every control character but newline and tab made visible, and none that reorders a line."""
     return "".join(_visible(character) for character in text)
+
+
+def clean_id(text: str) -> str:
+    """An id cleaned: on one line, newlines and tabs made visible as well."""
+    return clean(text).replace("\n", "\u240a").replace("\t", "\u2409")
 
 
 def _visible(character: str) -> str:
@@ -46,6 +63,17 @@ def one_line(text: str, most: int) -> str:
 def redact(text: str) -> str:
     """``text`` without the user names and passwords of URLs and the values of ``password=`` and its kin."""
     return _SECRET.sub(r"\1=***", _USERINFO.sub("***@", text))
+
+
+def told_cause(error: BaseException) -> str:
+    """A library's error by its class and, where it has one, the server's code: ``ClientError, AccessDenied``.
+
+    Its message is left out, which may hold a secret.
+    """
+    response = getattr(error, "response", None)
+    code = response.get("Error", {}).get("Code") if isinstance(response, dict) else getattr(error, "sqlstate", None)
+    kind = type(error).__name__
+    return f"{kind}, {code}" if isinstance(code, str) and _CODE.fullmatch(code) and code != kind else kind
 
 
 def count(number: int, noun: str) -> str:

@@ -15,7 +15,7 @@ from locus_tiered.cli.journals import pending_note, rows_pending
 from locus_tiered.cli.options import AllowImport, Debug, Jobs, Json, Pattern, Stack, Timeout
 from locus_tiered.cli.reading import Reader
 from locus_tiered.cli.session import Done, Session, run
-from locus_tiered.cli.text import clean, count, show_age, show_time
+from locus_tiered.cli.text import clean_id, count, show_age, show_time
 from locus_tiered.cli.working import each, plain_table, show_unreachable, with_unreachable
 from locus_tiered.core.stamp import stamp_seconds
 
@@ -76,13 +76,13 @@ def threads(
 def _show(console: Console, answer: ThreadsAnswer, quiet: bool) -> None:
     if quiet:
         for row in answer.threads:
-            console.print(Text(clean(row.thread)), soft_wrap=True)
+            console.print(Text(clean_id(row.thread)), soft_wrap=True)
         return
     table = plain_table("thread", ("checkpoints", "right"), ("newest", "right"), ("saved at", "right"))
     now = time.time()
     for row in answer.threads:
         age = "?" if row.saved_at is None else f"{show_age(now - row.saved_at)} ago"
-        table.add_row(Text(clean(row.thread)), str(row.checkpoints), age, show_time(row.saved_at))
+        table.add_row(Text(clean_id(row.thread)), str(row.checkpoints), age, show_time(row.saved_at))
     if answer.threads:
         console.print(table)
     more = answer.total - len(answer.threads)

@@ -14,8 +14,8 @@ from locus_tiered.cli.exits import Exit
 from locus_tiered.cli.findings import examine_twice
 from locus_tiered.cli.options import AllowImport, Debug, Jobs, Json, Most, Pattern, Stack, Threads, Timeout
 from locus_tiered.cli.session import Done, Session, run
-from locus_tiered.cli.text import clean, count
-from locus_tiered.cli.working import chosen, each, plain_table, show_unreachable, with_unreachable
+from locus_tiered.cli.text import clean, clean_id, count
+from locus_tiered.cli.working import chosen, each, id_column, plain_table, show_unreachable, with_unreachable
 
 __all__ = ["verify"]
 
@@ -95,13 +95,13 @@ def verify(
 
 def _show(console: Console, answer: VerifyAnswer, quick: bool) -> None:
     if answer.found:
-        table = plain_table("found", "tier", "thread", "checkpoint")
+        table = plain_table("found", "tier", "thread", id_column(each_.checkpoint for each_ in answer.found))
         for each_ in answer.found:
             table.add_row(
                 Text(each_.kind, "bold red" if each_.kind in ("damaged", "unreadable", "missing") else "yellow"),
                 Text(clean(each_.place)),
-                Text(clean(each_.thread)),
-                Text(clean(each_.checkpoint or "-")),
+                Text(clean_id(each_.thread)),
+                Text(clean_id(each_.checkpoint or "-")),
             )
         console.print(table)
         if answer.cut > 0:

@@ -16,9 +16,10 @@ from locus_tiered.cli.reading import Reader
 from locus_tiered.cli.session import Bar
 from locus_tiered.cli.text import clean
 
-__all__ = ["chosen", "each", "plain_table", "show_unreachable", "with_unreachable"]
+__all__ = ["chosen", "each", "id_column", "plain_table", "show_unreachable", "with_unreachable"]
 
 T = TypeVar("T")
+_WHOLE = 36  # a UUID with its hyphens
 
 
 async def chosen(reader: Reader, threads: Sequence[str] | None, pattern: str) -> list[str]:
@@ -45,6 +46,11 @@ async def each(items: Iterable[T], work: Callable[[T], Awaitable[None]], *, jobs
             one.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
         raise
+
+
+def id_column(ids: Iterable[str | None]) -> str | tuple[str, str]:
+    """The heading of a column of checkpoint ids: whole, for copying, unless one is too long for any line."""
+    return "checkpoint" if any(len(each) > _WHOLE for each in ids if each) else ("checkpoint", "whole")
 
 
 def plain_table(*headings: str | tuple[str, str], title: str | None = None) -> Table:

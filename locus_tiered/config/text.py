@@ -105,6 +105,9 @@ def _why(error: yaml.YAMLError, text: str) -> Unreadable:
         hint = 'put "${...}" in quotes'
     if hint is None and "mapping values" in problem:
         hint = 'a value with ": " in it needs quotes; otherwise look at the indentation'
+    if r"'\t'" in problem:
+        return Unreadable("this is not YAML: a tab", place, "indent with spaces")
+    problem = problem.replace("'<stream end>'", "the end of the text")
     problem = re.sub(r"'([^']*)'", lambda quoted: quoted[0] if len(quoted[1]) < 2 else "something else", problem)
     return Unreadable(f"this is not YAML: {problem}", place, hint)
 

@@ -296,3 +296,49 @@ def test_a_reader_that_has_seen_enough_is_no_error(fixed: Path) -> None:
 def test_an_empty_store_makes_one_think_of_a_wrong_name(tmp_path: Path) -> None:
     assert "is the name right?" in run("threads", "file:nowhere", cwd=tmp_path).out
     assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [["ls", "file:states", ""], ["stats", "file:states", "-t", ""], ["prune", "file:states", "-k1", "-t", ""]]
+)
+def test_an_empty_thread_is_a_variable_that_was_not_set(tmp_path: Path, words: list[str]) -> None:
+    assert "the thread's id is empty" in run(*words, cwd=tmp_path, expect=2).err
+
+
+def test_an_id_stays_on_its_line_and_a_checkpoint_stays_whole(tmp_path: Path) -> None:
+    store = DirectoryCheckpointer(tmp_path / "states")
+    do(fill(store, {"two\nlines": 2, "long" * 60: 2}))
+    stack = tmp_path / "stack.yaml"
+    stack.write_text("tiers: [directory: {path: states}]\n", encoding="utf-8")
+    assert "two\u240alines" in run("threads", stack, "-q", "-p", "two*", cwd=tmp_path).out.splitlines()
+    table = run("prune", stack, "-k", "1", "--dry-run", cwd=tmp_path).out
+    pruned = answer("prune", stack, "-k", "1", "--dry-run", cwd=tmp_path)["checkpoints"]
+    assert len(pruned) == 2
+    assert all(row["checkpoint"] in table for row in pruned)
+
+
+def test_a_reader_that_has_read_enough_is_no_failure(tmp_path: Path) -> None:
+    do(fill(DirectoryCheckpointer(tmp_path / "states"), {f"{'thread' * 30}-{number}": 1 for number in range(500)}))
+    (tmp_path / "stack.yaml").write_text("tiers: [directory: {path: states}]\n", encoding="utf-8")
+    command = [*COMMAND, "threads", "stack.yaml", "-q"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(30) == 0
+
+
+def test_a_message_of_the_same_words_is_the_same_whatever_time_postgresql_noted(tmp_path: Path) -> None:
+    store = DirectoryCheckpointer(tmp_path / "states")
+    one = state(1)
+    noted = [message.model_copy(update={"metadata": {"locus_at": "2026-01-01"}}) for message in one.messages]
+    do(store.save(one, "ada"))
+    do(store.save(one.model_copy(update={"messages": tuple(noted), "iteration": 7}), "ada"))
+    (tmp_path / "stack.yaml").write_text("tiers: [directory: {path: states}]\n", encoding="utf-8")
+    told = run("diff", "stack.yaml", "ada", "newest~1", cwd=tmp_path, expect=1).out
+    assert "iteration" in told
+    assert "messages are the same" not in told
