@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-crash campaign lint format docs bench tables clean
+.PHONY: help demo test test-crash test-replication test-sim campaign lint format docs bench tables clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,6 +23,12 @@ test: $(READY)  ## the whole suite, against real servers that it starts itself
 
 test-crash: $(READY)  ## kill -9 of real processes, 300 times: LOCUS_TIERED_KILLS=1000 LOCUS_TIERED_SEED=2 make test-crash
 	@$(BIN)/python -m tests.crash.kills
+
+test-replication: $(READY)  ## three real replicas under load, each killed, stopped, cut off and wiped: LOCUS_TIERED_SECONDS=60
+	@$(BIN)/python -m tests.replication_real.prove
+
+test-sim: $(READY)  ## replication under every fault in virtual time, one story per seed: LOCUS_TIERED_SEEDS=1000 make test-sim
+	@LOCUS_TIERED_SEEDS=$${LOCUS_TIERED_SEEDS:-300} $(BIN)/python -m pytest -q tests/replication/test_simulation.py -n 2 --timeout 3600
 
 lint: $(READY)  ## ruff and mypy --strict
 	@$(BIN)/ruff check .

@@ -17,6 +17,7 @@ from locus_tiered.bench.rows import (
     layer_cost,
     memory_growth,
     recovery,
+    replication,
     stalls_behind,
     tracing,
     turns,
@@ -58,6 +59,7 @@ ROWS: tuple[Row, ...] = (
     Row("traced", "One traced layer", tracing.measure),
     Row("loop", "Loop stalls, 1 MB states, p99", event_loop.measure),
     Row("behind", "Same, written behind", stalls_behind.measure),
+    Row("replication", "Three replicas", replication.measure),
     Row("memory", "Process growth, 10 KB saves", memory_growth.measure),
 )
 

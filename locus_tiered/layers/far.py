@@ -281,14 +281,16 @@ class Far:
         return [found.entry]
 
     async def recall(self, key: str, thread_id: str, saved: Sequence[Entry]) -> None:
-        """Take back what was sent while another process deleted the thread: between our question and the sending.
+        """Take back what was sent while another process deleted it, or its thread: after our question, before that.
 
         Who deletes leaves the tombstone first. So either it is seen here, or that delete comes after our sending.
         """
         if not saved or self.exclusive:
             return
-        gone = (await self.tombstones.among([(thread_id, None)])).get((thread_id, None), "")
-        dead = {entry for entry in saved if (entry.stamp or "") <= gone}
+        asked = [(thread_id, None), *((thread_id, entry.id) for entry in saved)]
+        gone = await self.tombstones.among(asked)
+        thread = gone.get((thread_id, None), "")
+        dead = {entry for entry in saved if (entry.stamp or "") <= max(thread, gone.get((thread_id, entry.id), ""))}
         if dead:
             for entry in await self.entries(thread_id, key):
                 if entry in dead:

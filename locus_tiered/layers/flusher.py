@@ -81,14 +81,23 @@ class _Afterwards:
 
 
 class Flusher:
-    """Sends the rows of journals to one far store."""
+    """Sends the rows of journals to one far store. ``delivered`` is awaited after rows of a thread were sent."""
 
-    def __init__(self, far: Far, name: Callable[[], str], clock: Clock) -> None:
+    def __init__(
+        self,
+        far: Far,
+        name: Callable[[], str],
+        clock: Clock,
+        delivered: Callable[[str], Coroutine[Any, Any, object]] | None = None,
+    ) -> None:
         self.lanes = Lanes()
         """One lane per thread on the way to the far store; whoever writes there directly takes it too."""
         self.last_error: str | None = None
         self.failing_since: float | None = None
+        self.failures = 0
+        """How often the far store has failed."""
         self._far, self._name, self._clock = far, name, clock
+        self._delivered = delivered
         self._here: PerLoop[_Here] = PerLoop(_Here)
         self._pause = _FIRST_PAUSE
         self._not_before = 0.0
@@ -258,6 +267,8 @@ class Flusher:
                     await self._sent(journal, after.older[0])
                     del after.older[0]
             await self._far.recall(key, after.thread, after.saved)
+            if self._delivered is not None:
+                await self._delivered(after.thread)
 
         await asyncio.get_running_loop().create_task(finish(), context=after.context.copy())
         self.unfinished.pop(key, None)
@@ -374,6 +385,7 @@ class Flusher:
     def failed(self, error: BaseException) -> None:
         """Note that the far store failed: it is left alone for a while."""
         now = self._clock.monotonic()
+        self.failures += 1
         if self.failing_since is None:
             self.failing_since = now
         cause = error.__cause__ if type(error) is BackendError and error.__cause__ is not None else error

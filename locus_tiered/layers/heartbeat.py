@@ -3,7 +3,9 @@
 Once an hour of use every replica gets a small checkpoint in a thread of the stack's own; its stamp is the time. A
 replica whose last heartbeat is older than the others' by more than tombstones are kept for, or that has none while
 others have, may hold what was deleted meanwhile and lack what was saved: it is fenced until ``scrub()`` has compared
-it as a whole.
+it as a whole. Every process looks for itself: once an hour, whenever a replica failed and is back (it may have come
+back empty), and every minute while one is fenced, because another process may have scrubbed it, which shows in its
+heartbeat. A replica that is being looked at is not believed; who asks waits only while too few others are.
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ from locus.core.state import AgentState
 
 from locus_tiered.core.checkpoint import Body, Checkpoint
 from locus_tiered.core.clock import Clock
-from locus_tiered.core.errors import LocusTieredError
-from locus_tiered.core.flights import Flights
+from locus_tiered.core.errors import CorruptCheckpoint, LocusTieredError
 from locus_tiered.core.ids import RESERVED
+from locus_tiered.core.lanes import PerLoop
 from locus_tiered.core.logs import logger_for
 from locus_tiered.core.operations import ListThreads, Load, Save
 from locus_tiered.core.signals import emit
@@ -30,50 +32,121 @@ __all__ = ["Heartbeats"]
 logger = logger_for(__name__)
 
 _THREAD, _ID = f"{RESERVED}heartbeat", "heartbeat"
-_EVERY = 3600.0
+_EVERY, _EVERY_FENCED = 3600.0, 60.0
+_PATIENCE, _LONG_PATIENCE = 0.5, 5.0
+_GIVING = 0.2
+"""Seconds that a process takes to give all replicas their first heartbeats."""
 _AWAY = KEPT_DAYS / 2 * 86_400.0
 
 
-class Heartbeats:
-    """The heartbeats of some replicas."""
+class _Look:
+    """The look that an event loop has under way."""
 
-    def __init__(self, replicas: Sequence[Replica], clock: Clock, stamps: StampClock) -> None:
-        self._replicas, self._clock, self._stamps = replicas, clock, stamps
+    task: asyncio.Task[None] | None = None
+
+
+class Heartbeats:
+    """The heartbeats of some replicas. ``needed``: so many must be believed for anything to be answered."""
+
+    def __init__(self, replicas: Sequence[Replica], clock: Clock, stamps: StampClock, needed: int) -> None:
+        self._replicas, self._clock, self._stamps, self._needed = replicas, clock, stamps, needed
         self._last: float | None = None
-        self._looks: Flights[None] = Flights()
+        self._last_fenced = 0.0
+        self._newest: float | None = None
+        self._looks: PerLoop[_Look] = PerLoop(_Look)
 
     async def beat(self) -> None:
-        """Look at the heartbeats and give new ones, if an hour has passed, or some replica was not looked at yet."""
-        unknown = any(not replica.checked and not replica.is_resting for replica in self._replicas)
-        if unknown or self._last is None or self._clock.monotonic() - self._last >= _EVERY:
-            await self._looks.join("beat", self._beat)
+        """Look at the heartbeats and give new ones where it is time to."""
+        now = self._clock.monotonic()
+        if self._last is None or now - self._last >= _EVERY:
+            self._last = now
+            for replica in self._replicas:
+                replica.checked = False
+        elif now - self._last_fenced >= _EVERY_FENCED and any(replica.fenced for replica in self._replicas):
+            self._last_fenced = now
+            for replica in self._replicas:
+                replica.checked = replica.checked and not replica.fenced
+        look = self._looks.get()
+        if look.task is None or look.task.done():
+            short = self._is_short()
+            unknown = [each for each in self._replicas if not each.checked and (short or not each.is_resting)]
+            if not unknown:
+                return
+            look.task = asyncio.get_running_loop().create_task(self._look(unknown))
+        if self._is_short():
+            await asyncio.wait([look.task])
 
-    async def _beat(self) -> None:
-        self._last = self._clock.monotonic()
-        seen = await asyncio.gather(*(self._seen(replica) for replica in self._replicas))
-        reached = {
-            replica: found
-            for replica, found in zip(self._replicas, seen, strict=True)
-            if not isinstance(found, LocusTieredError)
-        }
-        newest = max((found for found in reached.values() if found is not None), default=None)
-        new = await self._empty_beside_others(reached) if newest is None else set()
+    def _is_short(self) -> bool:
+        return sum(replica.is_believed for replica in self._replicas) < self._needed
+
+    def forget_loop(self) -> None:
+        """The running event loop is being left."""
+        task = self._looks.get().task
+        if task is not None:
+            task.cancel()
+        self._looks.drop()
+
+    async def _look(self, replicas: Sequence[Replica]) -> None:
+        reached = await self._ask(replicas)
+        self._newest = max((found for found in (self._newest, *reached.values()) if found is not None), default=None)
+        new = await self._empty_beside_others(reached) if self._newest is None else set()
+        absent = [replica for replica, found in reached.items() if found is None]
+        beginning = self._newest is not None and bool(absent) and not await self._holds_anything()
+        if self._newest is not None and absent and not beginning:
+            await self._clock.sleep(_GIVING)  # another process may just be giving the first ones
+            reached |= await self._ask(absent)
+        giving = []
         for replica, found in reached.items():
-            away = newest is not None and (found is None or newest - found > _AWAY)
-            if away or replica in new:
-                self._fence(replica)
-            elif not replica.checked or not replica.fenced:
-                await self.give(replica)
+            if replica in new or (self._was_away(found) and not (beginning and found is None)):
+                self._fence(replica, lost=found is None)
+            elif found is None or self._clock.wall() - found > _EVERY / 2:
+                giving.append(replica)
+            else:
+                replica.fenced = replica.is_known_away = replica.lost = False
+        await asyncio.gather(*(self.give(replica) for replica in giving))
+        for replica in reached:
             replica.checked = True
 
+    def _was_away(self, found: float | None) -> bool:
+        return self._newest is not None and (found is None or self._newest - found > _AWAY)
+
+    async def _ask(self, replicas: Sequence[Replica]) -> dict[Replica, float | None]:
+        """What they say, of those that answer in time: nobody waits for one that hangs while enough others answer."""
+        asked = {asyncio.ensure_future(self._seen(replica)): replica for replica in replicas}
+        waiting = set(asked)
+        try:
+            done, waiting = await asyncio.wait(asked, timeout=_PATIENCE)
+            while waiting and (len(done) < self._needed or not self._is_in_use(done)):
+                more, waiting = await asyncio.wait(waiting, timeout=_LONG_PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+                done |= more
+                if not more:
+                    break
+        finally:
+            for task in waiting:
+                task.cancel()
+        reached: dict[Replica, float | None] = {}
+        for task, replica in asked.items():
+            if task in waiting:
+                replica.flusher.failed(TimeoutError())
+            elif isinstance(found := task.result(), BaseException):
+                replica.flusher.failed(found)
+            else:
+                reached[replica] = found
+        return reached
+
+    def _is_in_use(self, looks: Iterable[asyncio.Task[float | BaseException | None]]) -> bool:
+        """Whether anybody ever gave a heartbeat. Before that all are waited for: who gets none then is new later."""
+        return self._newest is not None or any(isinstance(look.result(), float) for look in looks)
+
     @staticmethod
-    def _fence(replica: Replica) -> None:
-        if not (replica.checked and replica.fenced):
+    def _fence(replica: Replica, *, lost: bool) -> None:
+        if not replica.is_known_away:
             emit("replica.fenced", replica.name)
             logger.error(
                 "%s was away for too long, or is new: it is not believed until scrub() has compared it", replica.name
             )
-        replica.fenced = True
+        replica.fenced = replica.is_known_away = True
+        replica.lost = lost
 
     async def _empty_beside_others(self, replicas: Iterable[Replica]) -> set[Replica]:
         """Without any heartbeat yet: replicas that hold nothing while others hold something."""
@@ -85,16 +158,29 @@ class Heartbeats:
                         full = True
                     else:
                         empty.add(replica)
-                except LocusTieredError:
+                except (LocusTieredError, OSError):
                     continue
         return empty if full else set()
 
-    async def _seen(self, replica: Replica) -> float | LocusTieredError | None:
-        """When it was last written to; ``None``: never."""
+    async def _holds_anything(self) -> bool:
+        """Whether any replica holds a thread, or might."""
+        for replica in self._replicas:
+            if not replica.layer.explain()["list_threads"]:
+                return True
+            try:
+                if await replica.layer.handle(ListThreads(1)):
+                    return True
+            except (LocusTieredError, OSError):
+                return True
+        return False
+
+    async def _seen(self, replica: Replica) -> float | BaseException | None:
+        """When it was last written to; ``None``: never, or nobody can tell."""
         try:
             found = await replica.layer.handle(Load(_THREAD, _ID))
-        except LocusTieredError as error:
-            replica.flusher.failed(error)
+        except CorruptCheckpoint:
+            return None
+        except (LocusTieredError, OSError) as error:
             return error
         return None if found is None or found.stamp is None else stamp_seconds(found.stamp)
 
@@ -105,7 +191,8 @@ class Heartbeats:
         checkpoint = Checkpoint(_THREAD, _ID, stamp, {}, body)
         try:
             await replica.layer.handle(Save(_THREAD, None, _ID, None, checkpoint))
-        except LocusTieredError as error:
+        except (LocusTieredError, OSError) as error:
             replica.flusher.failed(error)
             return
-        replica.fenced = False
+        self._newest = max(self._newest or 0.0, stamp_seconds(stamp))
+        replica.fenced = replica.is_known_away = replica.lost = False

@@ -28,6 +28,13 @@ class Latency:
         self._p95.pop(operation, None)
         self._mean = seconds if self._mean is None else 0.8 * self._mean + 0.2 * seconds
 
+    def overtaken(self, seconds: float) -> None:
+        """Another one was asked meanwhile and has answered after so long: this one is not asked first any more.
+
+        Without that, each read of one that hangs would spend a hedge, until none is left.
+        """
+        self._mean = max(seconds, self.usual)
+
     @property
     def usual(self) -> float:
         """What it usually takes; unknown replicas come first, so that they become known."""

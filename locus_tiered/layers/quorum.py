@@ -77,7 +77,7 @@ async def ask_until(
                 else:
                     hedge = None
                 continue
-            for task in done:
+            for task in [each for each in asked if each in done]:
                 replica = asked.pop(task)
                 if _settle(answers, replica, task, good):
                     return answers
@@ -89,6 +89,13 @@ async def ask_until(
     finally:
         for task in asked:
             task.cancel()
+            task.add_done_callback(_heard)
+
+
+def _heard(task: asyncio.Task[Any]) -> None:
+    """Whatever came of a question that nobody waits for any more."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _settle(answers: Answers[T], replica: Replica, task: asyncio.Task[T], good: Callable[[Replica, T], bool]) -> bool:

@@ -11,31 +11,34 @@ replicas. Nothing is dropped silently.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Sequence
 from contextvars import copy_context
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from locus_tiered.core.checkpoint import Checkpoint, Entry
+from locus_tiered.core.checkpoint import ITERATION_KEY, Checkpoint, Entry
 from locus_tiered.core.clock import Clock
-from locus_tiered.core.errors import BackendError, CorruptCheckpoint, JournalError, LocusTieredError, cause_of
+from locus_tiered.core.errors import BackendError, CorruptCheckpoint, JournalError, LocusTieredError
+from locus_tiered.core.ids import RESERVED
 from locus_tiered.core.lanes import PerLoop
 from locus_tiered.core.layer import Layer
 from locus_tiered.core.logs import logger_for
 from locus_tiered.core.operations import Delete, Head, Load, Operation, Save
 from locus_tiered.core.signals import emit
+from locus_tiered.core.stamp import is_stamp, looks_random
 from locus_tiered.layers.far import Far
 from locus_tiered.layers.flusher import Flusher
 from locus_tiered.layers.latency import Latency
+from locus_tiered.layers.said import Said
 from locus_tiered.layers.tombstones import Tombstones
 from locus_tiered.stores.journal import Journal, key_of
 from locus_tiered.stores.journal_rows import HEAD_OVERHEAD, PendingRow
 
-__all__ = ["Replica", "Said", "hints_path"]
+__all__ = ["Replica", "is_iteration_save"]
 
 logger = logger_for(__name__)
 
@@ -43,33 +46,6 @@ T = TypeVar("T")
 
 _MOST_OUTSTANDING = 64
 """Writes that may be under way to one replica; beyond that it counts as hanging, and gets hints."""
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What came of a write on one replica."""
-
-    replica: Replica
-    took: bool
-    result: Any = None
-    hinted: bool = False
-    error: BaseException | None = None
-
-    @property
-    def vote(self) -> bool:
-        """Whether it counts for the quorum: a replica that is not believed has no vote."""
-        return self.took and not self.replica.fenced
-
-    @property
-    def kept(self) -> bool:
-        """Whether the write is safe for this replica: it has it, or a hint waits for it."""
-        return self.took or self.hinted
-
-    def __str__(self) -> str:
-        if self.took:
-            return "took it" + (", but has no vote: it was away for too long" if self.replica.fenced else "")
-        why = "is being left alone" if self.error is None else f"failed ({cause_of(self.error)})"
-        return f"{why}; " + ("a hint waits for it" if self.hinted else "no hint could be kept")
 
 
 class _Session:
@@ -96,15 +72,18 @@ class Replica:
         self.fenced = True
         """Not believed: it was away for longer than tombstones are kept, until it was compared as a whole; or nobody
         has looked yet."""
-        self.checked = False
-        """Whether somebody has looked for how long it was away."""
+        self._looked_at: int | None = None
+        self.lost = False
+        """Whether it is fenced because it holds nothing that was ever acknowledged there: it is new, or was wiped."""
+        self.is_known_away = False
+        """Whether it was told to be fenced already."""
         self.marked: dict[str, str] = {}
         """Threads of which it missed more writes than were kept, by key: not believed about them until they were
         compared."""
         self._lagging: dict[str, list[asyncio.Task[Said]]] = {}
         """Threads of which a write was acknowledged that is still under way here: not believed about them till then."""
         self.far = Far(layer, clock, exclusive=False, tombstones=tombstones, lays=False)
-        self.flusher = Flusher(self.far, lambda: name, clock)
+        self.flusher = Flusher(self.far, lambda: name, clock, delivered=self.check_latest)
         self._clock, self._path, self._window = clock, path, window
         self._sessions: PerLoop[_Session] = PerLoop(_Session)
         self._last: Journal | None = None
@@ -160,7 +139,21 @@ class Replica:
 
     def is_doubtful(self, key: str) -> bool:
         """Whether nobody knows what it has missed of the thread."""
-        return self.fenced or key in self.marked or self._lags(key)
+        return not self.is_believed or key in self.marked or self._lags(key)
+
+    @property
+    def checked(self) -> bool:
+        """Whether somebody has looked for how long it was away, since it failed last: it may come back empty."""
+        return self._looked_at == self.flusher.failures
+
+    @checked.setter
+    def checked(self, looked: bool) -> None:
+        self._looked_at = self.flusher.failures if looked else None
+
+    @property
+    def is_believed(self) -> bool:
+        """Whether it is believed at all."""
+        return self.checked and not self.fenced
 
     def _lags(self, key: str) -> bool:
         writes = self._lagging.get(key)
@@ -194,10 +187,15 @@ class Replica:
             await journal.drop([row for row in journal.index.of(key) if row.kind == "scrub" or row.error is not None])
 
     @property
+    def is_merely_away(self) -> bool:
+        """Whether it is fenced, but lost nothing: behind, with what it had."""
+        return self.checked and self.fenced and not self.lost
+
+    @property
     def in_step(self) -> bool:
         """Whether it is not known to have missed anything."""
         journal = self.hints
-        if self.fenced or self.marked:
+        if not self.is_believed or self.marked or any(self._lags(key) for key in list(self._lagging)):
             return False
         return journal is None or not (journal.index.rows or journal.index.dead)
 
@@ -304,6 +302,22 @@ class Replica:
         """Write to the replica to mend it; raises what it raises."""
         await self.flusher.lanes.change(key, lambda: self._now(key, op))
 
+    async def mend(self, key: str, found: Checkpoint) -> bool:
+        """Have the replica hold this version of a checkpoint, unless it has a newer one; raises what it raises."""
+
+        async def mend() -> bool:
+            if found.id != found.stamp:  # it may have been saved again since somebody looked
+                try:
+                    there = await self.layer.handle(Load(found.thread_id, found.id))
+                except CorruptCheckpoint:
+                    there = None
+                if there is not None and (there.stamp or "") > (found.stamp or ""):
+                    return False
+            await self._now(key, Save(found.thread_id, None, found.id, None, found))
+            return True
+
+        return await self.flusher.lanes.change(key, mend)
+
     def _judge(self, error: BaseException) -> None:
         """An error that is about one call does not say that the replica is down."""
         if isinstance(error, OSError) or (isinstance(error, BackendError) and error.temporary is not False):
@@ -316,6 +330,9 @@ class Replica:
         began = self._clock.monotonic()
         try:
             result = await self.layer.handle(op)
+        except asyncio.CancelledError:
+            self.latency.overtaken(self._clock.monotonic() - began)
+            raise
         except (LocusTieredError, OSError) as error:
             self._judge(error)
             raise
@@ -335,6 +352,8 @@ class Replica:
 
         Answers whether it had to be mended.
         """
+        if thread_id.startswith(RESERVED):
+            return False
         head = await self.layer.handle(Head(thread_id))
         if head is None or head.stamp is None:
             return False
@@ -376,7 +395,8 @@ class Replica:
                     self._temporary = None
 
 
-def hints_path(journal: Path, name: str) -> Path:
-    """Where the hints of the replica called ``name`` are kept."""
-    safe = "".join(letter if letter.isalnum() or letter in "-_" else f"%{ord(letter):x}" for letter in name)
-    return Path(os.fspath(journal)) / safe[:100]
+def is_iteration_save(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint is one that its agent meant to delete: its own state lists its id."""
+    if is_stamp(checkpoint.id) or not looks_random(checkpoint.id):
+        return False
+    return checkpoint.id in json.loads(checkpoint.body.encoded).get("metadata", {}).get(ITERATION_KEY, ())

@@ -28,9 +28,9 @@ from locus.memory.checkpointer import BaseCheckpointer
 from locus_tiered.core.capabilities import SINGLE_DELETES, Explanation, Verdict
 from locus_tiered.core.checkpoint import Entry
 from locus_tiered.core.clock import SYSTEM, Clock
-from locus_tiered.core.errors import LocusTieredError, QuorumError, StackConfigError, shorten
+from locus_tiered.core.errors import QuorumError, StackConfigError, shorten
 from locus_tiered.core.ids import RESERVED
-from locus_tiered.core.lanes import Lanes, PerLoop
+from locus_tiered.core.lanes import Lanes
 from locus_tiered.core.layer import Layer, construction
 from locus_tiered.core.logs import logger_for
 from locus_tiered.core.operations import CopyThread, Delete, Head, ListCheckpoints, Load, Save, Vacuum
@@ -39,10 +39,10 @@ from locus_tiered.core.traits import Traits
 from locus_tiered.core.units import parse_bytes, show_bytes
 from locus_tiered.layers.order import warn_about_order
 from locus_tiered.layers.quorum import described
-from locus_tiered.layers.replica import Replica, Said, hints_path
+from locus_tiered.layers.replica import Replica
+from locus_tiered.layers.replicated_mending import ReplicatedMending
 from locus_tiered.layers.replicated_options import Read, WriteQuorum, named_replicas, votes_needed
-from locus_tiered.layers.replicated_reads import ReplicatedReads
-from locus_tiered.layers.scrub import Progress, Scrubber, ScrubReport
+from locus_tiered.layers.said import Said, hints_path
 from locus_tiered.layers.tombstones import Tombstones
 from locus_tiered.stores.journal import check_journal_path
 
@@ -53,11 +53,9 @@ logger = logger_for(__name__)
 T = TypeVar("T")
 
 _SETTLE_SECONDS = 5.0
-_LATEST_AFTER = 1.0
-"""Seconds after the last delete of a thread before its replicas' own newest is looked at."""
 
 
-class ReplicatedCheckpointer(ReplicatedReads):
+class ReplicatedCheckpointer(ReplicatedMending):
     """N stores, one answer.
 
     Args:
@@ -105,7 +103,6 @@ class ReplicatedCheckpointer(ReplicatedReads):
             )
         self._hint_is_needed = two
         self.tombstones = Tombstones(self, clock, tidies=False)
-        self._scrubber = Scrubber(self)
         members = [
             Replica(
                 layer,
@@ -119,9 +116,7 @@ class ReplicatedCheckpointer(ReplicatedReads):
         ]
         self._begin(members, votes, read)
         self._lanes = Lanes()
-        self._suspected: set[str] = set()
         self._writes: dict[asyncio.Task[Any], tuple[Replica, str, Save | Delete, str]] = {}
-        self._background: PerLoop[set[asyncio.Task[Any]]] = PerLoop(set)
         self._iterations: LRUCache[tuple[str, str], bool] = LRUCache(65_536)
         for layer in layers:
             layer.put_in_order()
@@ -212,8 +207,14 @@ class ReplicatedCheckpointer(ReplicatedReads):
         key = self._key(op.thread_id)
 
         async def delete() -> bool:
+            bury = self._needs_tombstone(key, op)
+            if bury:
+                await self._ready()
+                # The tombstone must be above what others have saved, and above the one before it.
+                await self._look_around(op.thread_id, key)
+                await self._mind_graves(op.thread_id, key, op.checkpoint_id)
             stamp = self._stamps.issue(key)
-            if self._needs_tombstone(key, op):
+            if bury:
                 await self.tombstones.lay(op.thread_id, op.checkpoint_id, stamp)
             said = await self._to_all(key, op, stamp)
             self._floors.drop(key, op.checkpoint_id)
@@ -242,7 +243,7 @@ class ReplicatedCheckpointer(ReplicatedReads):
         waiting = set(tasks)
         while waiting:
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            said += [task.result() for task in done]
+            said += [task.result() for task in tasks if task in done]
             votes = sum(each.vote for each in said)
             kept = sum(each.kept for each in said) if self._hint_is_needed else len(tasks)
             if votes >= self._votes and kept >= len(tasks):
@@ -260,7 +261,7 @@ class ReplicatedCheckpointer(ReplicatedReads):
         raise QuorumError(
             f"{self.name}: {op.name} of thread {shorten(op.thread_id)} was taken by {sum(e.vote for e in said)} of "
             f"{len(tasks)} replicas, {self._votes} are needed ({described(known)}). It was not acknowledged and may or "
-            "may not take effect; what was acknowledged before is safe. Try again when more replicas are back",
+            f"may not take effect; what was acknowledged before is safe. {self._what_to_do()}",
             known=known,
             member=self.name,
             operation=op.name,
@@ -293,80 +294,6 @@ class ReplicatedCheckpointer(ReplicatedReads):
         journal = replica.hints
         if not ended.cancelled() and ended.exception() is None and ended.result().took and journal is not None:
             self._in_background(journal.drop([row]))
-
-    def _in_background(self, work: Any) -> asyncio.Task[Any]:
-        tasks = self._background.get()
-        task = asyncio.get_running_loop().create_task(work)
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-        task.add_done_callback(_noticed)
-        return task
-
-    # -- mending -------------------------------------------------------------------------------------
-
-    def _look_at_latest(self, thread_id: str, key: str) -> None:
-        """Soon after the last delete, look at what readers without this library see."""
-        if key in self._to_look_at or thread_id.startswith(RESERVED):
-            self._to_look_at[key] = (thread_id, self._clock.monotonic())
-            return
-        self._to_look_at[key] = (thread_id, self._clock.monotonic())
-
-        async def later() -> None:
-            while key in self._to_look_at:
-                wait = self._to_look_at[key][1] + _LATEST_AFTER - self._clock.monotonic()
-                if wait <= 0:
-                    await self._check_latest(key)
-                    return
-                await self._clock.sleep(wait)
-
-        self._in_background(later())
-
-    async def _check_latest(self, key: str) -> None:
-        found = self._to_look_at.pop(key, None)
-        if found is not None:
-            for replica in self._replicas:
-                if not replica.is_resting and not replica.is_behind(key):
-                    try:
-                        await replica.flusher.lanes.change(key, partial(replica.check_latest, found[0]))
-                    except (LocusTieredError, OSError) as error:
-                        replica.flusher.failed(error)
-
-    def _suspect(self, thread_id: str, key: str) -> None:
-        if key in self._suspected or thread_id.startswith(RESERVED):
-            return
-        self._suspected.add(key)
-
-        async def compare() -> None:
-            try:
-                await self._clock.sleep(_LATEST_AFTER)
-                await self._scrubber.one(thread_id)
-            finally:
-                self._suspected.discard(key)
-
-        self._in_background(compare())
-
-    async def scrub(
-        self,
-        *,
-        deep: bool = False,
-        progress: Callable[[Progress], None] | None = None,
-        threads: Sequence[str] | None = None,
-        rate: float | None = None,
-    ) -> ScrubReport:
-        """Compare the replicas, thread by thread, and mend what differs.
-
-        Args:
-            deep: Also load every checkpoint from every replica and verify its digest.
-            progress: Called after every thread.
-            threads: Only these; by default all, beginning where a scrub that was stopped has ended.
-            rate: At most so many threads a second.
-
-        Threads in step cost one listing per replica and no state. What is missing is copied, oldest first, from a
-        replica whose copy is intact; what was deleted is deleted everywhere; what only a replica has that was away
-        for longer than tombstones are kept is put in quarantine. Cancelling it loses nothing.
-        """
-        await self._ready()
-        return await self._scrubber.run(deep=deep, progress=progress, threads=threads, rate=rate)
 
     # -- the other changes ---------------------------------------------------------------------------
 
@@ -407,6 +334,9 @@ class ReplicatedCheckpointer(ReplicatedReads):
         await self._lanes.settle(_SETTLE_SECONDS)
         for key in list(self._to_look_at):
             await self._check_latest(key)
+            self._to_look_at.pop(key, None)
+        for task in list(self._pausing.get()):
+            task.cancel()
         tasks = set(self._background.get())
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=_SETTLE_SECONDS)
@@ -416,6 +346,7 @@ class ReplicatedCheckpointer(ReplicatedReads):
                     await replica.hint(key, op, stamp, attempted=True)
                 task.cancel()
         self._background.drop()
+        self._pausing.drop()
         await self._forget_loop()
         results = await asyncio.gather(*(replica.leave() for replica in self._replicas), return_exceptions=True)
         for result in results:
@@ -431,8 +362,3 @@ class ReplicatedCheckpointer(ReplicatedReads):
             journal=None if self.journal is None else str(self.journal),
             hint_window=None if show_bytes(self.hint_window) == "256MiB" else show_bytes(self.hint_window),
         )
-
-
-def _noticed(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        logger.warning("a replica's background work failed: %s", type(error).__name__)

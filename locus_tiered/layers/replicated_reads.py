@@ -8,22 +8,17 @@ A no is an answer of the whole only when so many replicas say it that no quorum 
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from locus_tiered.core.checkpoint import Checkpoint, Entry
+from locus_tiered.core.envelope import corrupt
 from locus_tiered.core.errors import (
     BackendError,
     CorruptCheckpoint,
-    LocusTieredError,
-    QuorumError,
-    StackConfigError,
     shorten,
 )
-from locus_tiered.core.floors import Floors
 from locus_tiered.core.ids import RESERVED
-from locus_tiered.core.lanes import PerLoop
 from locus_tiered.core.layer import MOST
 from locus_tiered.core.logs import logger_for
 from locus_tiered.core.operations import (
@@ -32,20 +27,13 @@ from locus_tiered.core.operations import (
     Head,
     ListCheckpoints,
     Load,
-    Operation,
     Row,
-    Save,
 )
-from locus_tiered.core.signals import emit
-from locus_tiered.layers.conflicts import Conflicts
-from locus_tiered.layers.heartbeat import Heartbeats
-from locus_tiered.layers.latency import HedgeBudget
 from locus_tiered.layers.pending import last_word, overlay
-from locus_tiered.layers.quorum import Answers, ask_until, described
-from locus_tiered.layers.replica import Replica
-from locus_tiered.layers.replicated_options import check_read
-from locus_tiered.layers.replicated_rows import ReplicatedRows
-from locus_tiered.layers.tombstones import Tombstones
+from locus_tiered.layers.quorum import Answers
+from locus_tiered.layers.replica import Replica, is_iteration_save
+from locus_tiered.layers.replicated_base import ReplicatedBase
+from locus_tiered.stores.journal_rows import RowDamaged
 
 __all__ = ["ReplicatedReads"]
 
@@ -54,100 +42,8 @@ logger = logger_for(__name__)
 T = TypeVar("T")
 
 
-class _Ready:
-    """Whether this event loop has opened the hints and looked at the heartbeats."""
-
-    done = False
-
-
-class ReplicatedReads(ReplicatedRows, base=True):
+class ReplicatedReads(ReplicatedBase, base=True):
     """See :class:`~locus_tiered.layers.replicated.ReplicatedCheckpointer`, which is this and the changes."""
-
-    tombstones: Tombstones
-
-    def _begin(self, replicas: Sequence[Replica], votes: int, read: object) -> None:
-        self.read = check_read(read)
-        self._replicas, self._votes = tuple(replicas), votes
-        self._noes = len(replicas) - votes + 1
-        self._floors = Floors()
-        self._conflicts = Conflicts(lambda: self.name)
-        self._hedge = HedgeBudget()
-        self._heartbeats = Heartbeats(self._replicas, self._clock, self._stamps)
-        self._is_ready: PerLoop[_Ready] = PerLoop(_Ready)
-        self._to_look_at: dict[str, tuple[str, float]] = {}
-
-    def _key(self, thread_id: str) -> str:
-        key = self._scoped(thread_id)
-        if self._partition is not None and self._partition(thread_id) is not None:
-            careless = [replica.name for replica in self._replicas if replica.layer.traits.partition is None]
-            if careless:
-                raise StackConfigError(
-                    f"{self.name}: replica {careless[0]} does not keep tenants apart, others do; nothing was done",
-                    hint="give each tenant a stack of its own",
-                )
-        return key
-
-    async def _ready(self) -> None:
-        """Before the first operation in an event loop: hints of former processes, and who was away for too long."""
-        ready = self._is_ready.get()
-        if not ready.done:
-            ready.done = True
-            for replica in self._replicas:
-                await replica.open(make=False)
-        await self._heartbeats.beat()
-        for replica in self._replicas:
-            if replica.marked and not replica.is_resting:
-                for key, thread_id in list(replica.marked.items()):
-                    self._suspect(thread_id, key)
-
-    async def _forget_loop(self) -> None:
-        self._is_ready.drop()
-
-    # -- who is asked --------------------------------------------------------------------------------
-
-    def _order(self, key: str | None = None) -> list[Replica]:
-        """The replicas that are believed (about a thread): those that work first, the fastest first."""
-        alive = [each for each in self._replicas if not (each.fenced if key is None else each.is_doubtful(key))]
-        return sorted(alive, key=lambda replica: (replica.is_resting, replica.latency.usual))
-
-    async def _ask(
-        self,
-        op: Operation[Any],
-        key: str,
-        ask: Callable[[Replica], Any],
-        good: Callable[[Replica, T], bool],
-        *,
-        order: Sequence[Replica] | None = None,
-        at_once: int = 1,
-    ) -> Answers[T]:
-        hedged = self.read == "hedged" and at_once == 1
-        if hedged:
-            self._hedge.earn()
-        return await ask_until(
-            self._order(key) if order is None else order,
-            ask,
-            good,
-            operation=op.name,
-            at_once=at_once,
-            hedge=self._hedge if hedged else None,
-            enough=lambda answers: len(answers.others) >= self._noes,
-        )
-
-    def _unknown(self, op: Operation[Any], answers: Answers[Any], no: str) -> QuorumError:
-        """Too few replicas answered to say no."""
-        known = {replica.name: "fenced: it was away for too long" for replica in self._replicas if replica.fenced}
-        known |= answers.known("has it", no)
-        corrupt = [each for each in answers.errors.values() if isinstance(each, CorruptCheckpoint)]
-        thread = shorten(op.threads[0]) if op.threads else ""
-        error = QuorumError(
-            f"{self.name}: {op.name} of thread {thread} needs {self._noes} replicas that say no, or one that has it "
-            f"({described(known)}). Nothing was changed. Try again when more replicas are back",
-            known=known,
-            member=self.name,
-            operation=op.name,
-        )
-        error.__cause__ = corrupt[0] if corrupt else next(iter(answers.errors.values()), None)
-        return error
 
     # -- one checkpoint ------------------------------------------------------------------------------
 
@@ -165,24 +61,49 @@ class ReplicatedReads(ReplicatedRows, base=True):
             if last.kind == "delete":
                 return None
             journal = replica.hints
-            return None if journal is None else await journal.checkpoint(last)
+            try:
+                return None if journal is None else await journal.checkpoint(last)
+            except RowDamaged as damage:
+                raise corrupt(replica.name, op.thread_id, wanted, f"a hint for it is damaged ({damage})") from damage
+
+        if op.stamp is None and (self.read == "quorum" or op.thread_id.startswith(RESERVED)):
+            return self._saw(key, await self._load_by_quorum(op, key, load))
+        floor = self._floors.of(key)
+        least = floor.stamp or "" if floor is not None and floor.id == wanted else ""
 
         def right(_: Replica, found: Checkpoint | None) -> bool:
-            return found is not None and (op.stamp is None or found.stamp == op.stamp)
+            if found is None or op.stamp is not None:
+                return found is not None and found.stamp == op.stamp
+            return (found.stamp or "") >= least  # this process has seen that version: not an older one any more
 
-        if self.read == "quorum" and op.stamp is None:
-            return await self._load_by_quorum(op, key, load)
         answers: Answers[Checkpoint | None] = await self._ask(op, key, load, right)
         if answers.found is not None:
             if answers.others:
                 self._suspect(op.thread_id, key)
-            return answers.found[1]
+            found = answers.found[1]
+            damaged = [each for each, error in answers.errors.items() if isinstance(error, CorruptCheckpoint)]
+            if damaged and found is not None:
+                self._in_background(self._mend(op.thread_id, key, found, dict.fromkeys(damaged)))
+            return self._saw(key, found)
         if len(answers.others) >= self._noes:
-            return None
-        damaged = [each for each in answers.errors.values() if isinstance(each, CorruptCheckpoint)]
-        if damaged:
-            raise damaged[0]
+            if op.stamp is not None:
+                return None
+            if floor is not None and least:
+                self._floors.lower(key, floor)
+            older = [each for each in answers.others.values() if each is not None]
+            if not older:
+                await self._mind_graves(op.thread_id, key, wanted)
+            return max(older, key=lambda each: each.stamp or "", default=None)
+        for error in answers.errors.values():
+            if isinstance(error, CorruptCheckpoint):
+                raise error
         raise self._unknown(op, answers, "has not got it")
+
+    def _saw(self, key: str, found: Checkpoint | None) -> Checkpoint | None:
+        """This process was told of a checkpoint: nothing less is answered to it as the newest from now on."""
+        if found is not None:
+            self._floors.raise_to(key, found.entry)
+        return found
 
     async def _load_by_quorum(self, op: Load, key: str, load: Callable[[Replica], Any]) -> Checkpoint | None:
         """The newest version of an id that any of so many replicas has."""
@@ -191,12 +112,14 @@ class ReplicatedReads(ReplicatedRows, base=True):
             raise self._unknown(op, answers, "has not got it, or an older one")
         found = [each for each in answers.others.values() if each is not None]
         if not found:
+            await self._mind_graves(op.thread_id, key, op.checkpoint_id)
             return None
         newest = max(found, key=lambda each: each.stamp or "")
         if len(found) < len(answers.others) or any(each.stamp != newest.stamp for each in found):
             if await self._is_buried(op.thread_id, newest.entry):
                 return None
-            await self._mend(op.thread_id, key, newest, answers.others)
+            if not is_iteration_save(newest):  # those are not copied: see scrub
+                await self._mend(op.thread_id, key, newest, answers.others)
         return newest
 
     async def _newest(self, thread_id: str) -> Checkpoint | None:
@@ -233,7 +156,9 @@ class ReplicatedReads(ReplicatedRows, base=True):
             found = await self._head_by_quorum(op, key, head)
         else:
             found = await self._head_by_one(op, key, head)
-        if found is not None:
+        if found is None:
+            await self._mind_graves(op.thread_id, key)
+        else:
             self._floors.raise_to(key, found)
             self._stamps.observe(key, found.stamp)
             self._conflicts.seen(key, [found])
@@ -268,11 +193,15 @@ class ReplicatedReads(ReplicatedRows, base=True):
         for entry in sorted(set(heads), key=lambda each: each.stamp or "", reverse=True):
             if await self._is_buried(op.thread_id, entry):
                 continue
-            found = await self._load_from(op.thread_id, entry, answers.others)
+            found = await self.on_load(Load(op.thread_id, entry.id, entry.stamp))
             if found is not None:
                 await self._mend(op.thread_id, key, found, answers.others)
-                return entry
-        return None
+                return await self._after_floor(op.thread_id, key, [entry])
+        # All of them are gone: what lies below is the newest.
+        for entry in await self.on_list_checkpoints(ListCheckpoints(op.thread_id, MOST, ordered=True)):
+            if entry not in heads and await self.on_load(Load(op.thread_id, entry.id, entry.stamp)) is not None:
+                return await self._after_floor(op.thread_id, key, [entry])
+        return await self._after_floor(op.thread_id, key, [])
 
     async def _after_floor(self, thread_id: str, key: str, heads: list[Entry]) -> Entry | None:
         """The newest of ``heads``, unless this process has seen something newer that still exists."""
@@ -282,41 +211,8 @@ class ReplicatedReads(ReplicatedRows, base=True):
             if await self.on_load(Load(thread_id, floor.id, floor.stamp)) is not None:
                 return floor
             self._floors.lower(key, floor)
+            await self._mind_graves(thread_id, key)
         return newest
-
-    # -- mending what was read -----------------------------------------------------------------------
-
-    async def _is_buried(self, thread_id: str, entry: Entry) -> bool:
-        if thread_id.startswith(RESERVED):
-            return False
-        gone = await self.tombstones.among([(thread_id, None), (thread_id, entry.id)])
-        return (entry.stamp or "") <= max(gone.values(), default="") if gone else False
-
-    async def _load_from(self, thread_id: str, entry: Entry, replicas: Any) -> Checkpoint | None:
-        for replica in replicas:
-            try:
-                found = await replica.ask(Load(thread_id, entry.id, entry.stamp))
-            except (LocusTieredError, OSError):
-                continue
-            if found is not None:
-                return found  # type: ignore[no-any-return]
-        return None
-
-    async def _mend(self, thread_id: str, key: str, found: Checkpoint, others: dict[Replica, Any]) -> None:
-        """Have the replicas that were asked hold what is about to be answered."""
-        for replica, answer in others.items():
-            if answer is not None and answer.stamp is not None and answer.stamp >= (found.stamp or ""):
-                continue
-            try:
-                await replica.put(key, Save(thread_id, None, found.id, None, found))
-                emit("replica.mended", self.name, thread_id, tier=replica.name)
-            except (LocusTieredError, OSError) as error:
-                logger.warning("%s: %s could not be mended: %s", self.name, replica.name, type(error).__name__)
-        self._suspect(thread_id, key)
-
-    @abstractmethod
-    def _suspect(self, thread_id: str, key: str) -> None:
-        """The replicas differ about a thread: compare them soon."""
 
     # -- lists ---------------------------------------------------------------------------------------
 
@@ -366,12 +262,16 @@ class ReplicatedReads(ReplicatedRows, base=True):
             last = last_word(replica.rows(key), wanted)
             return await replica.ask(op) if last is None or last.kind == "scrub" else last.kind == "save"
 
-        answers: Answers[bool] = await self._ask(op, key, exists, lambda _, there: there)
+        by_quorum = self.read == "quorum"
+        answers: Answers[bool] = await self._ask(
+            op, key, exists, lambda _, there: there and not by_quorum, at_once=self._noes if by_quorum else 1
+        )
         if answers.found is not None:
             return True
         if len(answers.others) < self._noes:
             raise self._unknown(op, answers, "has not got it")
-        return False
+        said = set(answers.others.values())
+        return said.pop() if len(said) == 1 else await self.on_load(Load(op.thread_id, wanted)) is not None
 
     async def on_get_metadata(self, op: GetMetadata) -> Row | None:
         checkpoint_id = op.checkpoint_id

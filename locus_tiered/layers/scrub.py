@@ -6,31 +6,33 @@ is missing. The rules, per thread:
 * what a tombstone has buried is deleted wherever it still is;
 * an iteration save that is older than the thread's newest checkpoint is deleted rather than copied: it existed to
   survive a crash that was survived since;
-* everything else that any believed replica has is copied to those that lack it, oldest first, the newest last, from a
-  replica whose copy is intact (its digest is verified when it is read);
+* everything else that any believed replica has (where those are too few: also any that was away) is copied to those
+  that lack it, oldest first, the newest last, from a replica whose copy is intact (its digest is verified when it is
+  read);
 * what only a fenced replica has is moved to its quarantine thread;
-* afterwards each changed replica's own newest is looked at, for readers without this library.
+* afterwards each changed (``deep``: each) replica's own newest is looked at, for readers without this library.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from locus_tiered.core.checkpoint import ITERATION_KEY, Checkpoint, Entry
+from locus_tiered.core.checkpoint import Checkpoint, Entry
 from locus_tiered.core.errors import BackendError, CorruptCheckpoint, LocusTieredError
 from locus_tiered.core.ids import RESERVED
 from locus_tiered.core.layer import MOST
 from locus_tiered.core.logs import logger_for
-from locus_tiered.core.operations import Delete, ListThreads, Load, Save
+from locus_tiered.core.operations import Delete, Exists, ListThreads, Load, Save
 from locus_tiered.core.signals import emit
 from locus_tiered.core.stamp import is_stamp, looks_random
-from locus_tiered.layers.replica import Replica
+from locus_tiered.layers.replica import Replica, is_iteration_save
+from locus_tiered.layers.tombstones import TOMBSTONES
 
 if TYPE_CHECKING:
     from locus_tiered.layers.replicated import ReplicatedCheckpointer
@@ -40,6 +42,8 @@ __all__ = ["Progress", "ScrubReport", "Scrubber"]
 logger = logger_for(__name__)
 
 _QUARANTINE = f"{RESERVED}quarantine"
+_AT_ONCE = 4
+"""Threads that are compared side by side; one after the other when the rate is limited."""
 
 
 @dataclass(slots=True)
@@ -102,12 +106,18 @@ class Scrubber:
         everything = sorted(await self._threads(report)) if threads is None else list(threads)
         start = self._after if threads is None else None
         todo = [thread for thread in everything if start is None or thread > start]
-        for done, thread_id in enumerate(todo, 1):
-            await self._thread(thread_id, report, deep=deep)
+        if threads is None:
+            for thread_id in self._reserved():
+                await self._thread(thread_id, report, deep=False)
+        at_once = _AT_ONCE if rate is None else 1
+        for place in range(0, len(todo), at_once):
+            batch = todo[place : place + at_once]
+            await asyncio.gather(*(self._thread(thread_id, report, deep=deep) for thread_id in batch))
             if threads is None:
-                self._after = thread_id
+                self._after = batch[-1]
             if progress is not None:
-                progress(Progress(done, len(todo), thread_id, report))
+                for done, thread_id in enumerate(batch, place + 1):
+                    progress(Progress(done, len(todo), thread_id, report))
             if rate is not None:
                 await self._owner._clock.sleep(1 / rate)
         if threads is None:
@@ -141,6 +151,11 @@ class Scrubber:
             )
         return found
 
+    def _reserved(self) -> list[str]:
+        """The stack's own threads that are compared first, because the rest stands on them: tombstones."""
+        marked = {thread for replica in self._owner._replicas for thread in replica.marked.values()}
+        return sorted({TOMBSTONES, *(thread for thread in marked if thread.startswith(RESERVED))})
+
     async def one(self, thread_id: str) -> ScrubReport:
         """Compare one thread."""
         report = ScrubReport()
@@ -155,23 +170,26 @@ class Scrubber:
     async def _compare(self, thread_id: str, report: ScrubReport, *, deep: bool) -> None:
         owner = self._owner
         key = owner._key(thread_id)
-        report.threads += 1
+        report.threads += not thread_id.startswith(RESERVED)
         listed: dict[Replica, list[Entry]] = {}
         for replica, found in zip(
             owner._replicas,
-            await asyncio.gather(*(self._entries(each, thread_id, key) for each in owner._replicas)),
+            await asyncio.gather(*(self._entries(each, thread_id, key, report) for each in owner._replicas)),
             strict=True,
         ):
             if found is None:
                 report.unreachable.add(replica.name)
             else:
                 listed[replica] = found
-        believed = [replica for replica in listed if not replica.fenced]
-        if len(believed) < owner._noes:
+        sources = [replica for replica in listed if not replica.fenced]
+        if len(sources) < owner._noes:
+            # Too few alone: those that were away have what they had, and tombstones tell what was deleted since.
+            sources += [replica for replica in listed if replica.is_merely_away]
+        if len(sources) < owner._noes and (len(listed) < len(owner._replicas) or not sources):
             report.unreachable.update(replica.name for replica in owner._replicas if replica.fenced)
             return
         wanted: dict[str, Entry] = {}
-        for replica in believed:
+        for replica in sources:
             for entry in listed[replica]:
                 best = wanted.get(entry.id)
                 if best is None or (best.stamp or "") < (entry.stamp or ""):
@@ -180,25 +198,53 @@ class Scrubber:
         work = _Work(owner, thread_id, key, listed, report)
         if any(set(entries) != set(wanted.values()) for entries in listed.values()):
             report.differed += 1
-            await work.bury(wanted)
+            if not thread_id.startswith(RESERVED):
+                await work.bury(wanted)
             await work.copy(wanted)
         if deep:
             await work.verify(wanted)
         for replica in listed:
             if not report.unreachable:
                 await replica.is_compared(key)
-            if replica in work.changed:
+            if deep or replica in work.changed:
                 with suppress(LocusTieredError, OSError):
                     if await replica.flusher.lanes.change(key, partial(replica.check_latest, thread_id)):
                         report.mended += 1
 
-    @staticmethod
-    async def _entries(replica: Replica, thread_id: str, key: str) -> list[Entry] | None:
+    async def _entries(self, replica: Replica, thread_id: str, key: str, report: ScrubReport) -> list[Entry] | None:
+        """What it has of a thread; copies that are so damaged that they keep it from telling are replaced first."""
+        mended: set[str | None] = set()
+        while True:
+            try:
+                return await replica.entries(thread_id, key)
+            except CorruptCheckpoint as damage:
+                name = damage.checkpoint_id
+                if name is None or name in mended or not await self._replace(replica, thread_id, name, key, report):
+                    return None
+                mended.add(name)
+            except (LocusTieredError, OSError) as error:
+                replica.flusher.failed(error)
+                return None
+
+    async def _replace(self, replica: Replica, thread_id: str, name: str, key: str, report: ScrubReport) -> bool:
+        """Replace a copy of which not even the envelope is intact by the newest that another replica has."""
+        report.damaged += 1
+        emit("replica.damaged", replica.name, thread_id)
+        copies: list[Checkpoint] = []
+        for other in self._owner._replicas:
+            if other is not replica and not other.fenced:
+                with suppress(LocusTieredError, OSError):
+                    found = await other.ask(Load(thread_id, name))
+                    copies += [found] if found is not None and found.stamp is not None else []
+        if not copies:
+            report.unmended += 1
+            return False
         try:
-            return await replica.entries(thread_id, key)
-        except (LocusTieredError, OSError) as error:
-            replica.flusher.failed(error)
-            return None
+            await replica.mend(key, max(copies, key=lambda each: each.stamp or ""))
+        except (LocusTieredError, OSError):
+            return False
+        report.mended += 1
+        return True
 
 
 class _Work:
@@ -218,11 +264,10 @@ class _Work:
     async def bury(self, wanted: dict[str, Entry]) -> None:
         """Delete what was deleted, and what need not be copied any more; take it out of ``wanted``."""
         partly = [entry for entry in wanted.values() if any(entry not in each for each in self.listed.values())]
-        asked: list[tuple[str, str | None]] = [(self.thread_id, None), *((self.thread_id, each.id) for each in partly)]
-        gone = await self.owner.tombstones.among(asked)
+        gone = await self.owner.tombstones.among(_graves(self.thread_id, partly))
         head = max((entry.stamp or "" for entry in wanted.values()), default="")
         for entry in partly:
-            buried = max(gone.get((self.thread_id, None), ""), gone.get((self.thread_id, entry.id), ""))
+            buried = _buried(gone, self.thread_id, entry)
             if (entry.stamp or "") <= buried or ((entry.stamp or "") < head and await self._is_iteration(entry)):
                 del wanted[entry.id]
         for replica, entries in self.listed.items():
@@ -251,10 +296,7 @@ class _Work:
         if is_stamp(entry.id) or not looks_random(entry.id):
             return False
         found = await self._intact(entry)
-        if found is None:
-            return False
-        listed = json.loads(found.body.encoded).get("metadata", {}).get(ITERATION_KEY, ())
-        return entry.id in listed
+        return found is not None and is_iteration_save(found)
 
     async def copy(self, wanted: dict[str, Entry]) -> None:
         """Copy what is missing, oldest first."""
@@ -271,21 +313,36 @@ class _Work:
                 if await self._put(replica, found):
                     self.report.copied += 1
                     emit("replica.mended", replica.name, self.thread_id)
-        buried = await self.owner.tombstones.among([(self.thread_id, None)]) if self.report.copied else {}
-        for stamp in buried.values():  # deleted by somebody else while we copied
-            for replica, entries in self.listed.items():
-                for entry in wanted.values():
-                    if (entry.stamp or "") <= stamp and entry not in entries:
+        copied = [entry for entry in wanted.values() if any(entry not in each for each in self.listed.values())]
+        if not copied or self.thread_id.startswith(RESERVED):
+            return
+        # Deleted by somebody else while we copied? Who deletes leaves the tombstone first.
+        gone = await self.owner.tombstones.among(_graves(self.thread_id, copied))
+        for entry in copied:
+            if (entry.stamp or "") <= _buried(gone, self.thread_id, entry) or await self._has_gone(entry):
+                for replica, entries in self.listed.items():
+                    if entry not in entries:
                         await self._remove(replica, entry)
+
+    async def _has_gone(self, entry: Entry) -> bool:
+        """Whether an iteration save was deleted while it was copied: nobody leaves a tombstone for those."""
+        if is_stamp(entry.id) or not looks_random(entry.id):
+            return False
+        for replica, entries in self.listed.items():
+            if entry in entries:
+                with suppress(LocusTieredError, OSError):
+                    if not await replica.ask(Exists(self.thread_id, entry.id)):
+                        return True
+        return False
 
     async def _put(self, replica: Replica, found: Checkpoint) -> bool:
         try:
-            await replica.put(self.key, Save(self.thread_id, None, found.id, None, found))
+            if await replica.mend(self.key, found):
+                self.changed.add(replica)
+                return True
         except (LocusTieredError, OSError):
             self.report.unreachable.add(replica.name)
-            return False
-        self.changed.add(replica)
-        return True
+        return False
 
     async def _intact(self, entry: Entry) -> Checkpoint | None:
         """The checkpoint from a replica whose copy is what was saved; damaged copies on the way are replaced."""
@@ -337,3 +394,13 @@ class _Work:
                 elif await self._put(replica, intact):
                     self.report.mended += 1
                     emit("replica.restored", replica.name, self.thread_id)
+
+
+def _graves(thread_id: str, entries: Sequence[Entry]) -> list[tuple[str, str | None]]:
+    """Where tombstones for these checkpoints would be."""
+    return [(thread_id, None), *((thread_id, entry.id) for entry in entries)]
+
+
+def _buried(gone: Mapping[tuple[str, str | None], str], thread_id: str, entry: Entry) -> str:
+    """The stamp up to which tombstones bury a checkpoint."""
+    return max(gone.get((thread_id, None), ""), gone.get((thread_id, entry.id), ""))

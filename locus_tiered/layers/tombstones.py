@@ -23,13 +23,16 @@ from locus_tiered.core.layer import MOST, Layer
 from locus_tiered.core.operations import Delete, Exists, ListCheckpoints, Load, Save
 from locus_tiered.core.stamp import stamp_seconds
 
-__all__ = ["KEPT_DAYS", "Tombstones"]
+__all__ = ["KEPT_DAYS", "TOMBSTONES", "Tombstones"]
 
 KEPT_DAYS = 14
 """Days that a tombstone is kept; a former process's write counts for half as long."""
 
-_THREAD = f"{RESERVED}tombstones"
+TOMBSTONES = f"{RESERVED}tombstones"
+"""The thread in which they are."""
+
 _DAY = 86_400.0
+_FEW = 2  # names that are asked for one by one rather than looked for in the list of all
 
 
 def _name(thread_id: str, checkpoint_id: str | None) -> str:
@@ -52,7 +55,7 @@ class Tombstones:
         self._tidied_at: float | None = None
 
     def _place(self, name: str) -> str:
-        return f"{_THREAD}.{name}" if self._apart else _THREAD
+        return f"{TOMBSTONES}.{name}" if self._apart else TOMBSTONES
 
     async def lay(self, thread_id: str, checkpoint_id: str | None, stamp: str, *, late: bool = False) -> None:
         """Note that the thread (or one checkpoint of it) was deleted at ``stamp``.
@@ -73,10 +76,10 @@ class Tombstones:
     async def among(self, asked: Iterable[tuple[str, str | None]]) -> dict[tuple[str, str | None], str]:
         """The stamps of the tombstones that there are for these threads and checkpoints."""
         wanted = {_name(*each): each for each in asked}
-        if self._apart or self._lists_few:
+        if self._apart or self._lists_few or len(wanted) <= _FEW:
             there = [name for name in wanted if await self._inner.handle(Exists(self._place(name), name))]
         else:
-            listed = await self._inner.handle(ListCheckpoints(_THREAD, MOST))
+            listed = await self._inner.handle(ListCheckpoints(TOMBSTONES, MOST))
             there = [entry.id for entry in listed if entry.id in wanted]
         found = {}
         for name in there:
@@ -90,6 +93,6 @@ class Tombstones:
         if self._apart:
             return
         before = self._clock.wall() - KEPT_DAYS * _DAY
-        for entry in await self._inner.handle(ListCheckpoints(_THREAD, MOST, ordered=True)):
+        for entry in await self._inner.handle(ListCheckpoints(TOMBSTONES, MOST, ordered=True)):
             if entry.stamp is not None and stamp_seconds(entry.stamp) < before:
-                await self._inner.handle(Delete(_THREAD, entry.id))
+                await self._inner.handle(Delete(TOMBSTONES, entry.id))

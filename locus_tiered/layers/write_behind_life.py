@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import Context
 from pathlib import Path
 from typing import Any, TypeVar
@@ -47,6 +47,8 @@ class WriteBehindLife(OrderingLayer, base=True):
 
     def _begin(self, far: Far, journal: Path, clock: Clock) -> None:
         self._far, self._path = far, journal
+        with suppress(OSError):
+            self._path = journal.absolute()  # the program may go to another directory
         self._lanes = Lanes()
         self._flusher = Flusher(far, lambda: self.name, clock)
         self._sessions: PerLoop[_Session] = PerLoop(_Session)

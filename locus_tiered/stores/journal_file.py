@@ -8,6 +8,7 @@ are read when a journal is opened stand before the state, whose overflow pages a
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from locus_tiered.stores.journal_schema import (
     VERSION,
     Connect,
     FileDamaged,
+    FileMoved,
     connect,
     create_tables,
     is_damage,
@@ -82,6 +84,7 @@ class JournalFile:
     def __init__(self, path: Path, connection: sqlite3.Connection, home: str | None) -> None:
         self.path = path
         self._connection, self._home = connection, home
+        self._places: list[tuple[str, tuple[int, int]]] = []
 
     @classmethod
     def open(
@@ -108,10 +111,16 @@ class JournalFile:
                 create_tables(connection, home)
             else:
                 file._check(tables)
+            file._note_places()
         except BaseException:
             connection.close()
             raise
         return file
+
+    def _note_places(self) -> None:
+        whole = str(self.path.absolute())
+        found = [(name, _identity(name)) for name in (whole, f"{whole}-wal")]
+        self._places = [(name, identity) for name, identity in found if identity is not None]
 
     def _check(self, tables: dict[str, str]) -> None:
         version = self.note("version") if "meta" in tables else None
@@ -156,7 +165,10 @@ class JournalFile:
     # -- writing -------------------------------------------------------------------------------------
 
     def commit(self, batch: Iterable[Changes]) -> None:
-        """Do all of it in one transaction: on the disk when this returns, undone when it raises."""
+        """Do all of it in one transaction: on the disk when this returns, undone when it raises.
+
+        Raises :class:`FileMoved` when somebody has removed or moved the file meanwhile: then nobody finds it again.
+        """
         run = self._connection.execute
         run("BEGIN IMMEDIATE")
         try:
@@ -170,6 +182,8 @@ class JournalFile:
             except sqlite3.Error as worse:
                 raise worse from error
             raise
+        if any(_identity(name) != identity for name, identity in self._places):
+            raise FileMoved(str(self.path))
 
     def _apply(self, changes: Changes) -> None:
         many = self._connection.executemany
@@ -309,3 +323,11 @@ class JournalFile:
     def close(self) -> None:
         """Close the connection; the last one to a file folds the log into it."""
         self._connection.close()
+
+
+def _identity(name: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(name)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

@@ -3,14 +3,15 @@
 Layout::
 
     <journal>/.lock              held while somebody looks for orphans
-    <journal>/<name>/lock        held (flock) for as long as a process writes here
+    <journal>/<name>/lock        held (flock) for as long as a process writes here, and <name> itself likewise
     <journal>/<name>/journal.db  the rows, beside it SQLite's own -wal and -shm
     <journal>/.damaged/<name>/   what could not be read to the end, put aside for a human
     <journal>/.gone-<name>/      what was taken over, on its way out
 
-A lock ends with its process, however that ends. It does not work on network file systems, nor does SQLite's log:
-those are refused. A forked child holds none of its parent's locks. What appears or goes here is fsynced in its
-directory: a journal that was taken over does not come back with a power cut.
+A lock ends with its process, however that ends. The sub-directory is locked beside its lock file, because a cleaner of
+old files may remove an empty file, but no directory with something in it. Locks do not work on network file systems,
+nor does SQLite's log: those are refused. A forked child holds none of its parent's locks. What appears or goes here is
+fsynced in its directory: a journal that was taken over does not come back with a power cut.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Lock
@@ -70,9 +71,9 @@ _descriptors: set[int] = set()  # of locks that this process holds
 _forking = Lock()  # no fork between the opening of a lock and its being noted
 
 
-def _open_lock(path: Path) -> int:
+def _open_lock(path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> int:
     with _forking:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
         _descriptors.add(descriptor)
     return descriptor
 
@@ -110,11 +111,11 @@ def _sync_directory(path: Path) -> None:
 
 
 class Seat:
-    """One sub-directory, held by a lock until :meth:`release`."""
+    """One sub-directory, held by locks until :meth:`release`."""
 
-    def __init__(self, path: Path, descriptor: int) -> None:
+    def __init__(self, path: Path, descriptors: Sequence[int]) -> None:
         self.path = path
-        self._descriptor: int | None = descriptor
+        self._held = list(descriptors)
 
     @property
     def file(self) -> Path:
@@ -127,9 +128,9 @@ class Seat:
         return sum(_bytes_of(self.path / f"{FILE}{end}") for end in ("", "-wal"))
 
     def release(self) -> None:
-        """Let go of the lock."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
+        """Let go of the locks."""
+        held, self._held = self._held, []
+        for descriptor in held:
             _close_lock(descriptor)
 
     def remove(self) -> None:
@@ -252,18 +253,31 @@ class Folder:
 
     @staticmethod
     def _take(entry: Path) -> Seat | None:
-        descriptor = _open_lock(entry / "lock")
+        held: list[int] = []
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            _close_lock(descriptor)
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES, errno.EAGAIN):
-                return None
-            raise JournalError(
-                f"journal {shorten(str(entry))} cannot be locked (errno {error.errno}); nothing was saved. Put it on "
-                "a local disk"
-            ) from error
-        return Seat(entry, descriptor)
+            held.append(_open_lock(entry, os.O_RDONLY | os.O_DIRECTORY))
+            held.append(_open_lock(entry / "lock"))
+            if all(_lock(each, entry) for each in held):
+                seat, held = Seat(entry, held), []
+                return seat
+            return None
+        finally:
+            for each in held:
+                _close_lock(each)
+
+
+def _lock(descriptor: int, entry: Path) -> bool:
+    """Whether the lock could be had."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES, errno.EAGAIN):
+            return False
+        raise JournalError(
+            f"journal {shorten(str(entry))} cannot be locked (errno {error.errno}); nothing was saved. Put it on "
+            "a local disk"
+        ) from error
+    return True
 
 
 def _bytes_of(path: Path) -> int:

@@ -25,6 +25,7 @@ __all__ = [
     "VERSION",
     "Connect",
     "FileDamaged",
+    "FileMoved",
     "connect",
     "create_tables",
     "first_page",
@@ -58,6 +59,10 @@ Connect = Callable[[Path], sqlite3.Connection]
 
 class FileDamaged(Exception):
     """A file is not what was written; the message says in which way."""
+
+
+class FileMoved(Exception):
+    """A file that is open is not in its place any more: what is written to it, nobody will find after a crash."""
 
 
 def is_damage(error: sqlite3.Error) -> bool:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from locus_tiered.core.errors import JournalError, JournalFull, JournalLocked, JournalPoisoned
 from locus_tiered.stores.journal_file import Changes, JournalFile
+from locus_tiered.stores.journal_schema import FileMoved
 
 __all__ = ["JournalThread"]
 
@@ -167,7 +168,10 @@ class JournalThread:
         USENIX ATC 2020).
         """
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if not isinstance(error, sqlite3.Error) or code in _ROW:
+        if isinstance(error, FileMoved):
+            self.poisoned = "its files were removed or moved"
+            failure: JournalError = _poisoned(self.poisoned)
+        elif not isinstance(error, sqlite3.Error) or code in _ROW:
             failure = JournalError(
                 f"the journal could not write a row ({type(error).__name__}); nothing of it was kept. See the cause"
             )

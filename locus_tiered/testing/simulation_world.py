@@ -75,18 +75,12 @@ class Site:
 
     async def damage(self, random: Random, others: list[Site]) -> str | None:
         """Change one value in one checkpoint of which others hold the same; says which."""
-        places = [
-            (thread, name)
-            for thread in self.threads()
-            for name, text in self.store.stored[thread].items()
-            if marked_name(name) is None
-            and any(text.state == same.state for o in others if (same := o.store.stored.get(thread, {}).get(name)))
-        ]
-        if not places:
+        held = {(thread, name): state for thread in self.threads() for name, state in (await self.held(thread)).items()}
+        copies = [key for key, state in held.items() for other in others if await other.store.load(*key) == state]
+        if not copies:
             return None
-        thread, name = random.choice(places)
-        state = await self.store.load(thread, name)
-        assert state is not None
+        thread, name = random.choice(copies)
+        state = held[thread, name]
         # In its place: damage on a disk is no save.
         text = self.store.stored[thread][name]
         spare = ReferenceCheckpointer()
@@ -105,6 +99,8 @@ class Weather(Script):
     def __init__(self, random: Random, chance: float, evil: str) -> None:
         super().__init__((), 0, None)
         self._chance, self._dice, self._evil = chance, random, evil
+        self.by_id = False
+        """Whether the call that comes is about one checkpoint."""
 
     def clear(self) -> None:
         super().clear()
@@ -115,8 +111,8 @@ class Weather(Script):
         kinds = [kind for kind in _ANY if operation in kind.befalls]
         if dice.random() < self._chance and operation != "close":
             kind = dice.choice(kinds)
-            if kind is FaultKind.WRONG_THREAD and operation == "list_checkpoints":
-                kind = FaultKind.FAIL_BEFORE  # no backend lists another thread's ids, and nobody could tell
+            if kind is FaultKind.WRONG_THREAD and (self.by_id or operation == "list_checkpoints"):
+                kind = FaultKind.FAIL_BEFORE  # whoever puts a thread in order by such answers cannot tell
             if kind is FaultKind.DAMAGED_BODY and operation == "save" and self._evil != "damage":
                 kind = FaultKind.FAIL_AFTER
             due[kind] = self._fault(kind)
@@ -162,7 +158,7 @@ class Link(FaultyCheckpointer):
     def __init__(self, site: Site, owner: tuple[str, int], random: Random, wrote: Wrote, weather: Weather) -> None:
         super().__init__(site.store, seed=random.getrandbits(32))
         self.site, self.dead = site, False
-        self._script = weather
+        self._script = self._weather = weather
         self._owner, self._chance, self._wrote = owner, random, wrote
         self._lost, self._times, self._tied = site.lost, site.times, site.tied
         self.locus_tiered_traits = Traits(
@@ -202,6 +198,7 @@ class Link(FaultyCheckpointer):
                 self._wrote(threads[0], checkpoint, _mark.get(), ("nobody", 0) if late else self._owner)
             return result
 
+        self._weather.by_id = checkpoint is not None
         answer = await super()._call(operation, threads, checkpoint, noted, **how)
         await self._way()
         return answer
@@ -252,15 +249,26 @@ def of_process(owner: object) -> Iterator[None]:
         _owner.reset(token)
 
 
+_SPINS = 20_000  # tasks at one moment
+
+
 class Owners:
     """Which task of an event loop belongs to which simulated process: that of the task that made it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._owners: WeakKeyDictionary[asyncio.Task[Any], object] = WeakKeyDictionary()
+        self._moment, self._made = 0.0, 0
+        self.spins = False
+        """Whether the loop had to be stopped: tasks were made without end, and no time passed."""
         loop.set_task_factory(self._make)
 
     def _make(self, loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, **options)
+        self._made = self._made + 1 if loop.time() == self._moment else 0
+        self._moment = loop.time()
+        if self._made > _SPINS:
+            self.spins = True
+            loop.stop()
         here = asyncio.current_task(loop)
         owner = _owner.get() or (self._owners.get(here) if here is not None else None)
         if owner is not None:

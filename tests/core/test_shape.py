@@ -15,6 +15,8 @@ from locus_tiered.core.leaf import Leaf
 from locus_tiered.core.leaf_rows import LeafRows
 from locus_tiered.core.operations import OPERATIONS, Operation
 from locus_tiered.core.ordering import OrderingLayer
+from locus_tiered.layers.replicated_base import ReplicatedBase
+from locus_tiered.layers.replicated_mending import ReplicatedMending
 from locus_tiered.layers.replicated_reads import ReplicatedReads
 from locus_tiered.layers.replicated_rows import ReplicatedRows
 from locus_tiered.layers.write_behind_deletes import WriteBehindDeletes
@@ -61,6 +63,8 @@ WITH_A_MEMORY = subclasses(DispatchingLayer) - {
     LeafRows,
     OrderingLayer,
     Store,
+    ReplicatedBase,
+    ReplicatedMending,
     ReplicatedReads,
     ReplicatedRows,
     WriteBehindLife,

@@ -1,0 +1,199 @@
+"""What the halves of replication share: who is believed, who is asked, and what is mended when replicas differ."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from locus_tiered.core.checkpoint import Checkpoint, Entry
+from locus_tiered.core.errors import (
+    CorruptCheckpoint,
+    LocusTieredError,
+    QuorumError,
+    StackConfigError,
+    shorten,
+)
+from locus_tiered.core.flights import Flights
+from locus_tiered.core.floors import Floors
+from locus_tiered.core.ids import RESERVED
+from locus_tiered.core.lanes import PerLoop
+from locus_tiered.core.logs import logger_for
+from locus_tiered.core.operations import Head, Operation
+from locus_tiered.core.signals import emit
+from locus_tiered.layers.conflicts import Conflicts
+from locus_tiered.layers.heartbeat import Heartbeats
+from locus_tiered.layers.latency import HedgeBudget
+from locus_tiered.layers.quorum import Answers, ask_until, described
+from locus_tiered.layers.replica import Replica
+from locus_tiered.layers.replicated_options import check_read
+from locus_tiered.layers.replicated_rows import ReplicatedRows
+from locus_tiered.layers.tombstones import Tombstones
+
+__all__ = ["ReplicatedBase"]
+
+logger = logger_for(__name__)
+
+T = TypeVar("T")
+
+
+class _Ready:
+    """Whether this event loop has opened the hints of former processes."""
+
+    done = False
+
+
+class ReplicatedBase(ReplicatedRows, base=True):
+    """See :class:`~locus_tiered.layers.replicated.ReplicatedCheckpointer`."""
+
+    tombstones: Tombstones
+
+    def _begin(self, replicas: Sequence[Replica], votes: int, read: object) -> None:
+        self.read = check_read(read)
+        self._replicas, self._votes = tuple(replicas), votes
+        self._noes = len(replicas) - votes + 1
+        self._floors = Floors()
+        self._conflicts = Conflicts(lambda: self.name)
+        self._hedge = HedgeBudget()
+        self._heartbeats = Heartbeats(self._replicas, self._clock, self._stamps, max(votes, self._noes))
+        self._is_ready: PerLoop[_Ready] = PerLoop(_Ready)
+        self._openings: Flights[None] = Flights()
+        self._to_look_at: dict[str, tuple[str, float]] = {}
+
+    def _key(self, thread_id: str) -> str:
+        key = self._scoped(thread_id)
+        if self._partition is not None and self._partition(thread_id) is not None:
+            careless = [replica.name for replica in self._replicas if replica.layer.traits.partition is None]
+            if careless:
+                raise StackConfigError(
+                    f"{self.name}: replica {careless[0]} does not keep tenants apart, others do; nothing was done",
+                    hint="give each tenant a stack of its own",
+                )
+        return key
+
+    async def _ready(self) -> None:
+        """Before the first operation in an event loop: hints of former processes, and who was away for too long."""
+        if not self._is_ready.get().done:
+            await self._openings.join("open", self._open)
+        await self._heartbeats.beat()
+        for replica in self._replicas:
+            if replica.marked and not replica.is_resting:
+                for key, thread_id in list(replica.marked.items()):
+                    self._suspect(thread_id, key)
+
+    async def _open(self) -> None:
+        for replica in self._replicas:
+            await replica.open(make=False)
+        self._is_ready.get().done = True
+
+    async def _forget_loop(self) -> None:
+        self._is_ready.drop()
+        self._heartbeats.forget_loop()
+
+    # -- who is asked --------------------------------------------------------------------------------
+
+    def _order(self, key: str | None = None) -> list[Replica]:
+        """The replicas that are believed (about a thread): those that work first, the fastest first."""
+        alive = [each for each in self._replicas if (each.is_believed if key is None else not each.is_doubtful(key))]
+        if key is not None and RESERVED in key and len(alive) < self._noes:
+            # What a tombstone says is true wherever it is found, and a replica that was away has lost none.
+            alive += [each for each in self._replicas if each.is_merely_away]
+            if len(alive) < self._noes:
+                alive += [each for each in self._replicas if each.checked and each.lost]
+        return sorted(alive, key=lambda replica: (replica.is_resting, replica.latency.usual))
+
+    async def _ask(
+        self,
+        op: Operation[Any],
+        key: str,
+        ask: Callable[[Replica], Any],
+        good: Callable[[Replica, T], bool],
+        *,
+        order: Sequence[Replica] | None = None,
+        at_once: int = 1,
+    ) -> Answers[T]:
+        hedged = self.read == "hedged" and at_once == 1
+        if hedged:
+            self._hedge.earn()
+        answers: Answers[T] = await ask_until(
+            self._order(key) if order is None else order,
+            ask,
+            good,
+            operation=op.name,
+            at_once=at_once,
+            hedge=self._hedge if hedged else None,
+            enough=lambda answers: len(answers.others) >= self._noes,
+        )
+        if op.threads and any(isinstance(each, CorruptCheckpoint) for each in answers.errors.values()):
+            self._suspect(op.threads[0], key)
+        return answers
+
+    def _what_to_do(self) -> str:
+        if any(replica.fenced and replica.checked for replica in self._replicas):
+            return "Some are new, or were away for too long: run scrub(), which compares them"
+        return "Try again when more replicas are back"
+
+    def _unknown(self, op: Operation[Any], answers: Answers[Any], no: str) -> QuorumError:
+        """Too few replicas answered to say no."""
+        known = {replica.name: "not believed until scrub()" for replica in self._replicas if replica.fenced}
+        known |= answers.known("has it", no)
+        corrupt = [each for each in answers.errors.values() if isinstance(each, CorruptCheckpoint)]
+        thread = shorten(op.threads[0]) if op.threads else ""
+        error = QuorumError(
+            f"{self.name}: {op.name} of thread {thread} needs {self._noes} replicas that say no, or one that has it "
+            f"({described(known)}). Nothing was changed. {self._what_to_do()}",
+            known=known,
+            member=self.name,
+            operation=op.name,
+        )
+        error.__cause__ = corrupt[0] if corrupt else next(iter(answers.errors.values()), None)
+        return error
+
+    # -- what was deleted -----------------------------------------------------------------------------
+
+    async def _look_around(self, thread_id: str, key: str) -> None:
+        """Know the greatest stamp that was acknowledged in the thread by anybody, as far as that can be told."""
+        answers: Answers[Entry | None] = await self._ask(
+            Head(thread_id), key, lambda replica: replica.ask(Head(thread_id)), lambda *_: False, at_once=self._noes
+        )
+        for head in answers.others.values():
+            if head is not None:
+                self._stamps.observe(key, head.stamp)
+
+    async def _mind_graves(self, thread_id: str, key: str, checkpoint_id: str | None = None) -> None:
+        """What was there is gone: what this process saves next must be above the delete, whatever clocks say."""
+        if thread_id.startswith(RESERVED):
+            return
+        asked = {(thread_id, None), (thread_id, checkpoint_id)}
+        with suppress(LocusTieredError, OSError):  # without it, only a clock that is behind is a danger
+            for stamp in (await self.tombstones.among(asked)).values():
+                self._stamps.observe(key, stamp)
+
+    # -- mending what was read -----------------------------------------------------------------------
+
+    async def _is_buried(self, thread_id: str, entry: Entry) -> bool:
+        if thread_id.startswith(RESERVED):
+            return False
+        gone = await self.tombstones.among([(thread_id, None), (thread_id, entry.id)])
+        return (entry.stamp or "") <= max(gone.values(), default="") if gone else False
+
+    async def _mend(self, thread_id: str, key: str, found: Checkpoint, others: dict[Replica, Any]) -> None:
+        """Have the replicas that were asked hold what is about to be answered."""
+        for replica, answer in others.items():
+            if answer is not None and answer.stamp is not None and answer.stamp >= (found.stamp or ""):
+                continue
+            try:
+                await replica.mend(key, found)
+                emit("replica.mended", self.name, thread_id, tier=replica.name)
+            except (LocusTieredError, OSError) as error:
+                logger.warning("%s: %s could not be mended: %s", self.name, replica.name, type(error).__name__)
+        self._suspect(thread_id, key)
+
+    @abstractmethod
+    def _suspect(self, thread_id: str, key: str) -> None:
+        """The replicas differ about a thread: compare them soon."""
+
+    @abstractmethod
+    def _in_background(self, work: Any) -> Any:
+        """Do something that nobody waits for, in this event loop."""

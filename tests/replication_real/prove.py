@@ -1,0 +1,242 @@
+"""Three real replicas under load, each killed, stopped, cut off and wiped in turn: ``make test-replication``.
+
+Two processes save 50 checkpoints a second to SeaweedFS, PostgreSQL and Valkey, load and delete in between, while one
+replica after the other goes away in one way after the other and comes back. After a wipe an operator calls ``scrub()``
+in both, under a fifth of the load: on one machine the servers have no room for more beside a rebuild. Then everything
+is healed, and the history of every operation is judged together with what each store holds.
+
+``LOCUS_TIERED_SECONDS`` (60) is the time under load, ``LOCUS_TIERED_RATE`` (50) the saves a second of both processes
+together, ``LOCUS_TIERED_SEED`` (1) what the agents do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from locus_tiered.testing.history import Event, holdings, read_history, threads_of
+from locus_tiered.testing.history_check import Problem, check_history
+from tests.replication_real.rig import FAULTS, Fault, Process, Rig, Site, clock
+from tests.replication_real.worker import shared_threads
+
+__all__ = ["Figures", "Step", "every_fault", "prove"]
+
+_READS = {"a": "quorum", "b": "hedged"}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Something that happens to one replica."""
+
+    site: str
+    fault: Fault
+
+
+def every_fault() -> list[Step]:
+    """Every fault at every replica."""
+    return [Step(site, fault) for fault in FAULTS for site in ("s3", "pg", "valkey")]
+
+
+@dataclass(slots=True)
+class Figures:
+    """What came of it."""
+
+    seconds: float = 0.0
+    rebuilding: float = 0.0
+    operations: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+    saves: int = 0
+    acknowledged: int = 0
+    unknown: int = 0
+    reads_failed: int = 0
+    hinted: int = 0
+    copied: int = 0
+    copied_meanwhile: int = 0
+    removed: int = 0
+    converged: float = 0.0
+    hints_sent: float = 0.0
+    checkpoints: int = 0
+    threads: int = 0
+    slowest: dict[str, float] = field(default_factory=dict)
+    raised: Counter[str] = field(default_factory=Counter)
+    signals: Counter[str] = field(default_factory=Counter)
+    problems: list[Problem] = field(default_factory=list)
+    unhealed: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        rules = Counter(problem.rule for problem in self.problems)
+        kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.most_common())
+        slow = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in sorted(self.slowest.items()))
+        raised = ", ".join(f"{count} {name}" for name, count in self.raised.most_common()) or "none"
+        return "\n".join(
+            (
+                f"under load            {self.seconds:.1f} s, {self.rebuilding:.1f} s of it at a fifth (rebuilding); "
+                f"{self.saves / (self.seconds - 0.8 * self.rebuilding):.1f} saves/s at full load",
+                f"operations            {self.operations} ({kinds})",
+                f"saves                 {self.saves}: {self.acknowledged} acknowledged, {self.unknown} unknown",
+                f"reads that failed     {self.reads_failed} (errors of all kinds: {raised})",
+                f"slowest               {slow}",
+                f"hinted                {self.hinted} writes, sent within {self.hints_sent:.1f} s of the end",
+                f"copied                {self.copied_meanwhile} under load, {self.copied} at the end",
+                f"time to converge      {self.converged:.1f} s",
+                f"in the end            {self.checkpoints} checkpoints in {self.threads} threads on each",
+                f"acknowledged and lost {rules['lost']}",
+                f"deleted and back      {rules['resurrected']}",
+                f"other problems        {sum(rules.values()) - rules['lost'] - rules['resurrected']}"
+                + "".join(f", {name}: {count}" for name, count in rules.items() if name not in ("lost", "resurrected")),
+            )
+        )
+
+
+async def prove(
+    directory: Path,
+    steps: Sequence[Step],
+    *,
+    seconds: float,
+    rate: float,
+    seed: int,
+    hold: float = 2.0,
+    say: Callable[[str], None] = lambda line: None,
+) -> Figures:
+    """Load, faults, healing, judgement. The steps are spread over ``seconds``; each fault lasts ``hold``."""
+    figures = Figures()
+    async with Rig(directory) as rig:
+        processes = [
+            await rig.process(name, read=read, rate=rate / len(_READS), seed=seed) for name, read in _READS.items()
+        ]
+        began = clock()
+        for process in processes:
+            await process.told("load")
+        await asyncio.sleep(min(1.0, seconds / 10))
+        for place, step in enumerate(steps, 1):
+            say(f"{clock() - began:6.1f} s  {step.site} is {step.fault}")
+            await _suffer(rig.sites[step.site], step.fault, hold)
+            if step.fault == "wiped":
+                since = clock()
+                figures.copied_meanwhile += await _rebuild(processes, say)
+                figures.rebuilding += clock() - since
+            rest = began + seconds * place / len(steps) - clock()
+            await asyncio.sleep(max(rest, 0.2))
+        for process in processes:
+            _count(figures, await process.told("stop"))
+        figures.seconds = clock() - began
+        say(f"{clock() - began:6.1f} s  no more load, all replicas are back")
+        await _heal(figures, processes, say)
+        events = read_history(*(process.history for process in processes))
+        held = [
+            event for site in rig.sites.values() for event in await holdings(site.bare, site.name, threads_of(events))
+        ]
+        (directory / "holdings.jsonl").write_text("".join(f"{event.to_json()}\n" for event in held))
+        for process in processes:
+            await process.told("end")
+    _judge(figures, events, held)
+    return figures
+
+
+async def _suffer(site: Site, fault: Fault, hold: float) -> None:
+    await asyncio.to_thread(site.begin, fault)
+    try:
+        await asyncio.sleep(hold)
+    finally:
+        await asyncio.to_thread(site.end, fault)
+
+
+async def _rebuild(processes: Sequence[Process], say: Callable[[str], None]) -> int:
+    """What an operator does when a replica has lost its data: less load, and a scrub for every process to see."""
+    for process in processes:
+        await process.told("slow")
+    copied = sum([await _scrubbed(process, say) for process in processes])
+    for process in processes:
+        await process.told("fast")
+    return copied
+
+
+async def _scrubbed(process: Process, say: Callable[[str], None]) -> int:
+    """Scrub until everybody was reached: a replica that has just come back may be left alone for a moment."""
+    copied = 0
+    deadline = clock() + 60
+    while True:
+        report = await process.told("scrub", within=300)
+        copied += report.get("copied", 0)
+        if report.get("in_step"):
+            return copied
+        if clock() > deadline:
+            say(f"          {process.name} could not scrub: {report}")
+            return copied
+        await asyncio.sleep(0.2)
+
+
+async def _heal(figures: Figures, processes: Sequence[Process], say: Callable[[str], None]) -> None:
+    """Every process sends its hints, then one of them compares everything."""
+    began = clock()
+    for process in processes:
+        while True:
+            answer = await process.told("deliver", within=300)
+            if not answer["waiting"] and "error" not in answer:
+                break
+            if clock() > began + 60:
+                figures.unhealed.append(f"{process.name} could not send its hints: {answer}")
+                break
+            await asyncio.sleep(0.2)
+    figures.hints_sent = clock() - began
+    while True:
+        report = await processes[0].told("scrub", within=300)
+        figures.copied += report.get("copied", 0)
+        figures.removed += report.get("deleted", 0)
+        say(f"          scrub: {report}")
+        if report.get("in_step"):
+            break
+        if clock() > began + 60:
+            figures.unhealed.append(f"scrub: {report}")
+            break
+        await asyncio.sleep(0.2)
+    figures.converged = clock() - began
+
+
+def _count(figures: Figures, told: dict[str, Any]) -> None:
+    figures.raised.update(told["raised"])
+    figures.signals.update(told["signals"])
+    figures.hinted += told["signals"].get("replica.hinted", 0)
+    for name, seconds in told["slowest"].items():
+        figures.slowest[name] = max(figures.slowest.get(name, 0.0), seconds)
+
+
+def _judge(figures: Figures, events: list[Event], held: list[Event]) -> None:
+    saves = [event for event in events if event.kind == "save"]
+    figures.operations, figures.saves = len(events), len(saves)
+    figures.kinds = Counter(event.kind for event in events)
+    figures.acknowledged = sum(event.outcome == "ok" for event in saves)
+    figures.unknown = sum(event.outcome == "unknown" for event in saves)
+    changes = ("save", "delete")
+    figures.reads_failed = sum(event.outcome != "ok" and event.kind not in changes for event in events)
+    one = [event for event in held if event.process == held[0].process]
+    figures.checkpoints = sum(len(event.listed or ()) for event in one)
+    figures.threads = sum(bool(event.listed) for event in one)
+    figures.problems = check_history([*events, *held], loose=shared_threads())
+
+
+async def main() -> int:
+    seconds = float(os.environ.get("LOCUS_TIERED_SECONDS", "60"))
+    rate = float(os.environ.get("LOCUS_TIERED_RATE", "50"))
+    seed = int(os.environ.get("LOCUS_TIERED_SEED", "1"))
+    kept = os.environ.get("LOCUS_TIERED_KEEP")
+    with tempfile.TemporaryDirectory(prefix="locus-replication-") as temporary:
+        directory = Path(kept or temporary)
+        directory.mkdir(parents=True, exist_ok=True)
+        figures = await prove(directory, every_fault(), seconds=seconds, rate=rate, seed=seed, say=print)
+    print(figures)
+    for problem in [*figures.problems[:20], *figures.unhealed]:
+        print(problem)
+    return 1 if figures.problems or figures.unhealed else 0
+
+
+if __name__ == "__main__":
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    sys.exit(asyncio.run(main()))
