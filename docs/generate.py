@@ -230,7 +230,8 @@ def traits_table() -> str:
             plain = next(made for made in having if made.partition("(")[0] == base)
             # A variant is named only where it differs from the plain one.
             if value != usual and (name == plain or getattr(having[plain], trait) == usual):
-                by_value.setdefault(_shown(value), []).append(_code(name))
+                shown = "" if trait == "home" else _shown(value)  # that one names places on this machine
+                by_value.setdefault(shown, []).append(_code(name))
         who = [f"{', '.join(names)}{f' ({value})' if value else ''}" for value, names in by_value.items()]
         rows.append((_code(trait), meaning, "; ".join(who)))
     return table(("trait", "what it says", "of the SDK's checkpointers"), rows)

@@ -24,10 +24,10 @@ _CHANGES = ("save", "delete", "copy_thread", "vacuum")
 
 
 class _Gate:
-    """Lets the first call of an event loop run alone."""
+    """Lets the first call of an event loop run alone, and the first that changes something (it may make the bucket)."""
 
     def __init__(self) -> None:
-        self.open = False
+        self.open = self.open_to_changes = False
         self.lock = asyncio.Lock()
 
 
@@ -81,7 +81,7 @@ class Calls:
         """
         try:
             if self._careful:
-                return await self._carefully(thread_id, method, *arguments)
+                return await self._carefully(operation in _CHANGES, thread_id, method, *arguments)
             return await method(*arguments)
         except LocusTieredError:
             raise  # a stack inside another checkpointer inside this stack
@@ -92,26 +92,30 @@ class Calls:
                 return cast("T", empty)
             raise self._failed(operation, thread_id, error) from error
 
-    async def _carefully(self, thread_id: str | None, method: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    async def _carefully(
+        self, changes: bool, thread_id: str | None, method: Callable[..., Awaitable[T]], *arguments: Any
+    ) -> T:
         """The call in the scope that its thread needs, in its event loop's turn, alone if it is the first there."""
         scope, turnstile = self._traits.scope, self._turnstile
         with nullcontext() if scope is None or thread_id is None else scope(thread_id):
             if turnstile is None:
-                return await self._through_gate(method, *arguments)
+                return await self._through_gate(changes, method, *arguments)
             if await turnstile.enter():
-                self._gates.get().open = False  # the other loop's calls have dropped what this one had opened
+                gate = self._gates.get()
+                gate.open = gate.open_to_changes = False  # the other loop's calls have dropped what this one had opened
             try:
-                return await self._through_gate(method, *arguments)
+                return await self._through_gate(changes, method, *arguments)
             finally:
                 turnstile.leave()
 
-    async def _through_gate(self, method: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    async def _through_gate(self, changes: bool, method: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         gate = self._gates.get()
-        if gate.open or not self._traits.first_call_alone:
+        if not self._traits.first_call_alone or (gate.open_to_changes if changes else gate.open):
             return await method(*arguments)
         async with gate.lock:
             result = await method(*arguments)
         gate.open = True
+        gate.open_to_changes = gate.open_to_changes or changes
         gate.lock = asyncio.Lock()  # a lock that was waited for would keep its event loop alive
         return result
 

@@ -15,6 +15,8 @@ import json
 import os
 import shutil
 import tempfile
+import weakref
+from collections import Counter
 from collections.abc import Sequence
 from contextvars import copy_context
 from pathlib import Path
@@ -89,6 +91,9 @@ class Replica:
         self._last: Journal | None = None
         self._temporary: Path | None = None
         self._outstanding = 0
+        self._writing: Counter[str] = Counter()
+        self.stood_in: set[str] = set()
+        """Stamps of writes under way that a hint stands in for already: a second one would come after later writes."""
 
     # -- hints ---------------------------------------------------------------------------------------
 
@@ -103,6 +108,7 @@ class Replica:
                 if not make:
                     return None
                 self._temporary = Path(tempfile.mkdtemp(prefix="locus-tiered-hints-"))
+                weakref.finalize(self, shutil.rmtree, self._temporary, ignore_errors=True)  # should nobody close
             path = self._temporary
         session.journal = self._last = await Journal.attach(path, self.layer_home(), self._clock, self)
         for row in session.journal.index.all():
@@ -256,26 +262,26 @@ class Replica:
 
     async def write(self, key: str, op: Save | Delete, stamp: str) -> Said:
         """Write to the replica, or keep a hint. Never raises what the replica raises."""
-        if self.is_resting:
+        if self.is_resting and not self._writing[key]:
             return await self._missed(key, op, stamp, None)
+        # Behind a write that is under way: its hint, should it need one, must come before ours.
         self._outstanding += 1
+        self._writing[key] += 1
         try:
             return await self.flusher.lanes.change(key, lambda: self._write(key, op, stamp))
         finally:
             self._outstanding -= 1
+            self._writing -= Counter((key,))
 
     async def _write(self, key: str, op: Save | Delete, stamp: str) -> Said:
-        error: BaseException | None = None
         try:
             journal = self.hints
-            if self.is_resting:
+            if self.is_resting or stamp in self.stood_in:
                 return await self._missed(key, op, stamp, None)
             if journal is not None and journal.index.unsent(key):
                 await self.flusher.deliver(journal, key)  # what it missed goes first
             result = await self._now(key, op)
-        except (LocusTieredError, OSError) as failure:
-            error = failure
-        if error is not None:
+        except (LocusTieredError, OSError) as error:
             return await self._missed(key, op, stamp, error)
         return Said(self, took=True, result=result)
 
@@ -295,28 +301,42 @@ class Replica:
         return result
 
     async def _missed(self, key: str, op: Save | Delete, stamp: str, error: BaseException | None) -> Said:
+        if stamp in self.stood_in:
+            return Said(self, took=False, hinted=True, error=error)
         row = await self.hint(key, op, stamp, attempted=error is not None)
         return Said(self, took=False, hinted=row is not None, error=error)
-
-    async def put(self, key: str, op: Save | Delete) -> None:
-        """Write to the replica to mend it; raises what it raises."""
-        await self.flusher.lanes.change(key, lambda: self._now(key, op))
 
     async def mend(self, key: str, found: Checkpoint) -> bool:
         """Have the replica hold this version of a checkpoint, unless it has a newer one; raises what it raises."""
 
         async def mend() -> bool:
-            if found.id != found.stamp:  # it may have been saved again since somebody looked
-                try:
-                    there = await self.layer.handle(Load(found.thread_id, found.id))
-                except CorruptCheckpoint:
-                    there = None
-                if there is not None and (there.stamp or "") > (found.stamp or ""):
-                    return False
+            if await self._has_newer(found.thread_id, found.entry):
+                return False
             await self._now(key, Save(found.thread_id, None, found.id, None, found))
             return True
 
         return await self.flusher.lanes.change(key, mend)
+
+    async def remove(self, key: str, thread_id: str, entry: Entry) -> bool:
+        """Delete a version of a checkpoint, unless it was saved again; raises what the replica raises."""
+
+        async def remove() -> bool:
+            if await self._has_newer(thread_id, entry):
+                return False
+            await self._now(key, Delete(thread_id, entry.id))
+            return True
+
+        return await self.flusher.lanes.change(key, remove)
+
+    async def _has_newer(self, thread_id: str, entry: Entry) -> bool:
+        """Whether somebody has saved a checkpoint again since he looked who wants to mend it."""
+        if entry.id == entry.stamp:
+            return False
+        try:
+            there = await self.layer.handle(Load(thread_id, entry.id))
+        except CorruptCheckpoint:
+            return False
+        return there is not None and (there.stamp or "") > (entry.stamp or "")
 
     def _judge(self, error: BaseException) -> None:
         """An error that is about one call does not say that the replica is down."""

@@ -278,11 +278,13 @@ class ReplicatedCheckpointer(ReplicatedMending):
         """Of two replicas one has voted: the other gets a little time, then a durable hint stands in for it."""
         patience = max(2 * replica.latency.p95(op.name) for replica in slow.values())
         done, waiting = await asyncio.wait(slow, timeout=patience)
-        said += [task.result() for task in done]
-        for task in waiting:
+        said += [task.result() for task in slow if task in done]
+        for task in [each for each in slow if each in waiting]:
             replica = slow[task]
+            replica.stood_in.add(stamp)
             row = await replica.hint(key, op, stamp, attempted=True)
             if row is None:
+                replica.stood_in.discard(stamp)
                 return set(waiting)
             said.append(Said(replica, took=False, hinted=True))
             replica.lags(key, op.thread_id, task)
@@ -291,6 +293,7 @@ class ReplicatedCheckpointer(ReplicatedMending):
 
     def _not_needed(self, replica: Replica, row: Any, ended: asyncio.Task[Said]) -> None:
         """The slow replica took it after all: its hint can go."""
+        replica.stood_in.discard(row.stamp)
         journal = replica.hints
         if not ended.cancelled() and ended.exception() is None and ended.result().took and journal is not None:
             self._in_background(journal.drop([row]))
@@ -340,10 +343,9 @@ class ReplicatedCheckpointer(ReplicatedMending):
         tasks = set(self._background.get())
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=_SETTLE_SECONDS)
+            for replica, key, op, stamp in [write for task, write in self._writes.items() if task in late]:
+                await replica.hint(key, op, stamp, attempted=True)
             for task in late:
-                if task in self._writes:
-                    replica, key, op, stamp = self._writes[task]
-                    await replica.hint(key, op, stamp, attempted=True)
                 task.cancel()
         self._background.drop()
         self._pausing.drop()

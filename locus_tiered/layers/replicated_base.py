@@ -165,7 +165,7 @@ class ReplicatedBase(ReplicatedRows, base=True):
         """What was there is gone: what this process saves next must be above the delete, whatever clocks say."""
         if thread_id.startswith(RESERVED):
             return
-        asked = {(thread_id, None), (thread_id, checkpoint_id)}
+        asked = dict.fromkeys([(thread_id, None), (thread_id, checkpoint_id)])
         with suppress(LocusTieredError, OSError):  # without it, only a clock that is behind is a danger
             for stamp in (await self.tombstones.among(asked)).values():
                 self._stamps.observe(key, stamp)
@@ -188,7 +188,13 @@ class ReplicatedBase(ReplicatedRows, base=True):
                 emit("replica.mended", self.name, thread_id, tier=replica.name)
             except (LocusTieredError, OSError) as error:
                 logger.warning("%s: %s could not be mended: %s", self.name, replica.name, type(error).__name__)
+        if not thread_id.startswith(RESERVED):
+            self._look_at_latest(thread_id, key)
         self._suspect(thread_id, key)
+
+    @abstractmethod
+    def _look_at_latest(self, thread_id: str, key: str) -> None:
+        """Something older was written: see to what readers without this library see, a moment later."""
 
     @abstractmethod
     def _suspect(self, thread_id: str, key: str) -> None:

@@ -208,7 +208,8 @@ class ReplicatedReads(ReplicatedBase, base=True):
         newest = max(heads, key=lambda entry: entry.stamp or "", default=None)
         floor = self._floors.above(key, newest)
         if floor is not None:
-            if await self.on_load(Load(thread_id, floor.id, floor.stamp)) is not None:
+            there = await self.on_load(Load(thread_id, floor.id, floor.stamp)) is not None
+            if there and not await self._is_buried(thread_id, floor):
                 return floor
             self._floors.lower(key, floor)
             await self._mind_graves(thread_id, key)

@@ -28,7 +28,7 @@ from locus_tiered.core.errors import BackendError, CorruptCheckpoint, LocusTiere
 from locus_tiered.core.ids import RESERVED
 from locus_tiered.core.layer import MOST
 from locus_tiered.core.logs import logger_for
-from locus_tiered.core.operations import Delete, Exists, ListThreads, Load, Save
+from locus_tiered.core.operations import Exists, ListThreads, Load, Save
 from locus_tiered.core.signals import emit
 from locus_tiered.core.stamp import is_stamp, looks_random
 from locus_tiered.layers.replica import Replica, is_iteration_save
@@ -232,7 +232,7 @@ class Scrubber:
         emit("replica.damaged", replica.name, thread_id)
         copies: list[Checkpoint] = []
         for other in self._owner._replicas:
-            if other is not replica and not other.fenced:
+            if other is not replica:  # a copy that is intact is good wherever it is found
                 with suppress(LocusTieredError, OSError):
                     found = await other.ask(Load(thread_id, name))
                     copies += [found] if found is not None and found.stamp is not None else []
@@ -260,6 +260,8 @@ class _Work:
     ) -> None:
         self.owner, self.thread_id, self.key, self.listed, self.report = owner, thread_id, key, listed, report
         self.changed: set[Replica] = set()
+        self._undecided: set[str] = set()
+        """Ids of which nobody can tell now whether they are to be copied or to be deleted."""
 
     async def bury(self, wanted: dict[str, Entry]) -> None:
         """Delete what was deleted, and what need not be copied any more; take it out of ``wanted``."""
@@ -267,9 +269,14 @@ class _Work:
         gone = await self.owner.tombstones.among(_graves(self.thread_id, partly))
         head = max((entry.stamp or "" for entry in wanted.values()), default="")
         for entry in partly:
-            buried = _buried(gone, self.thread_id, entry)
-            if (entry.stamp or "") <= buried or ((entry.stamp or "") < head and await self._is_iteration(entry)):
+            if (entry.stamp or "") <= _buried(gone, self.thread_id, entry):
                 del wanted[entry.id]
+            elif (entry.stamp or "") < head and looks_random(entry.id) and not is_stamp(entry.id):
+                found = await self._intact(entry)
+                if found is None:
+                    self._undecided.add(entry.id)
+                elif is_iteration_save(found):
+                    del wanted[entry.id]
         for replica, entries in self.listed.items():
             for entry in entries:
                 if entry.id not in wanted:
@@ -285,18 +292,11 @@ class _Work:
                     await replica.layer.handle(Save(_QUARANTINE, None, aside.id, None, aside))
                     self.report.quarantined += 1
                     emit("replica.quarantined", replica.name, self.thread_id)
-            await replica.put(self.key, Delete(self.thread_id, entry.id))
-            self.report.deleted += 1
-            self.changed.add(replica)
+            if await replica.remove(self.key, self.thread_id, entry):
+                self.report.deleted += 1
+                self.changed.add(replica)
         except (LocusTieredError, OSError):
             self.report.unreachable.add(replica.name)
-
-    async def _is_iteration(self, entry: Entry) -> bool:
-        """Whether a checkpoint is one that its agent meant to delete: its own state lists its id."""
-        if is_stamp(entry.id) or not looks_random(entry.id):
-            return False
-        found = await self._intact(entry)
-        return found is not None and is_iteration_save(found)
 
     async def copy(self, wanted: dict[str, Entry]) -> None:
         """Copy what is missing, oldest first."""
@@ -305,7 +305,7 @@ class _Work:
             lacking = [replica for replica, entries in self.listed.items() if entry not in entries]
             if not lacking:
                 continue
-            found = await self._intact(entry)
+            found = None if entry.id in self._undecided else await self._intact(entry)
             if found is None:
                 self.report.unmended += 1
                 continue

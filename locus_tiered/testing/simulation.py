@@ -97,7 +97,7 @@ class _Run:
     def __init__(self, setup: Setup, place: Path, story: Story) -> None:
         self._setup, self._story = setup, story
         sites = [Site(f"r{number}") for number in range(setup.replicas)]
-        self._world = World(setup, place, History(), sites, story.seen, story.trace)
+        self._world = World(setup, place, History(skewed=setup.jumps), sites, story.seen, story.trace)
 
     @property
     def spins(self) -> bool:
@@ -152,6 +152,7 @@ class _Run:
         await self._insist("scrub", processes[0].scrub)
         for process in processes:
             await read_everything(process)
+        await asyncio.sleep(30)  # reading may have mended something: then what is the newest is looked at
         for thread in world.history.names():
             world.problems += await world.unequal(thread)
 

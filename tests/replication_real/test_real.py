@@ -13,7 +13,7 @@ from locus_tiered.testing.history import read_history, threads_of
 from locus_tiered.testing.history_check import check_history
 from tests.replication_real.prove import Step, every_fault, prove
 
-STEPS = [Step("valkey", "killed"), Step("s3", "stopped"), Step("pg", "cut off"), Step("valkey", "wiped")]
+STEPS = [Step("valkey", "killed"), Step("pg", "stopped"), Step("s3", "cut off"), Step("valkey", "wiped")]
 
 
 @pytest.mark.timeout(180)

@@ -243,7 +243,7 @@ class Worker:
 
     async def on_scrub(self) -> dict[str, Any]:
         try:
-            report = await self.replicated.scrub()
+            report = await self.replicated.scrub(deep=True)  # a stopped store may have carried out a write late
         except LocusTieredError as error:
             return {"error": str(error)}
         return asdict(report) | {"unreachable": sorted(report.unreachable), "in_step": report.in_step}
