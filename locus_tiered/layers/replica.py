@@ -90,7 +90,6 @@ class Replica:
         self._sessions: PerLoop[_Session] = PerLoop(_Session)
         self._last: Journal | None = None
         self._temporary: Path | None = None
-        self._outstanding = 0
         self._writing: Counter[str] = Counter()
         self.stood_in: set[str] = set()
         """Stamps of writes under way that a hint stands in for already: a second one would come after later writes."""
@@ -208,7 +207,7 @@ class Replica:
     @property
     def is_resting(self) -> bool:
         """Whether it failed and is being left alone for a while."""
-        return self.flusher.is_resting or self._outstanding >= _MOST_OUTSTANDING
+        return self.flusher.is_resting or self._writing.total() >= _MOST_OUTSTANDING
 
     async def hint(self, key: str, op: Operation[Any], stamp: str, *, attempted: bool) -> PendingRow | None:
         """Keep a write for later; ``None`` when even that failed."""
@@ -265,12 +264,10 @@ class Replica:
         if self.is_resting and not self._writing[key]:
             return await self._missed(key, op, stamp, None)
         # Behind a write that is under way: its hint, should it need one, must come before ours.
-        self._outstanding += 1
         self._writing[key] += 1
         try:
             return await self.flusher.lanes.change(key, lambda: self._write(key, op, stamp))
         finally:
-            self._outstanding -= 1
             self._writing -= Counter((key,))
 
     async def _write(self, key: str, op: Save | Delete, stamp: str) -> Said:
