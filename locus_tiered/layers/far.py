@@ -55,7 +55,7 @@ class Far:
         # Per thread: the ids that it may hold and that are no stamps. Not there: nobody has looked.
         self._ids: LRUCache[str, set[str]] = LRUCache(16_384)
         self._newest: LRUCache[str, str] = LRUCache(65_536)
-        self._sure: LRUCache[str, str] = LRUCache(65_536)
+        self._sure: LRUCache[str, Entry] = LRUCache(65_536)
         self._own: LRUCache[tuple[str, str], bool] = LRUCache(65_536)
         self._contexts: LRUCache[str, Context] = LRUCache(4096)
         self._lock = Lock()
@@ -109,7 +109,7 @@ class Far:
             else:
                 self._ids.pop(key, None)
         if listed and listed[0].stamp is not None:
-            self._saw(key, listed[0].stamp)
+            self._saw(key, listed[0])
         return listed
 
     async def head(self, thread_id: str, key: str) -> Entry | None:
@@ -119,23 +119,29 @@ class Far:
             return listed[0] if listed else None
         head = await self.inner.handle(Head(thread_id))
         if head is not None and head.stamp is not None:
-            self._saw(key, head.stamp)
+            self._saw(key, head)
         return head
 
-    def _saw(self, key: str, stamp: str) -> None:
+    def _saw(self, key: str, entry: Entry) -> None:
+        stamp = entry.stamp or ""
         with self._lock:
             self._newest[key] = max(stamp, self._newest.get(key, ""))
-            self._sure[key] = max(stamp, self._sure.get(key, ""))
+            sure = self._sure.get(key)
+            if sure is None or (sure.stamp or "") < stamp:
+                self._sure[key] = entry
 
     def took(self, key: str, entry: Entry) -> None:
         """Note that it acknowledged this checkpoint."""
         if entry.stamp is not None:
-            self._saw(key, entry.stamp)
+            self._saw(key, entry)
 
     def surely(self, key: str) -> str:
-        """The greatest stamp that the far store listed, or acknowledged, in the thread; empty if none."""
+        """The greatest stamp that the far store listed, or acknowledged, in the thread; empty if none, or if that
+        was deleted since.
+        """
         with self._lock:
-            return self._sure.get(key, "")
+            sure = self._sure.get(key)
+            return "" if sure is None else sure.stamp or ""
 
     def newest(self, key: str) -> str:
         """The greatest stamp that the far store may hold in the thread, as far as is known; empty if none."""
@@ -182,7 +188,11 @@ class Far:
                 self._sure.pop(key, None)
                 if key in self._ids:
                     self._ids[key] = set()
-            elif key in self._ids:
+                return
+            sure = self._sure.get(key)
+            if sure is not None and sure.id == checkpoint_id:
+                del self._sure[key]
+            if key in self._ids:
                 self._ids[key].discard(checkpoint_id)
 
     # -- sending -------------------------------------------------------------------------------------
@@ -245,6 +255,7 @@ class Far:
         there = {entry.id: entry for entry in listed or ()}
         newest = [entry.stamp for entry in listed or () if entry.stamp is not None]
         newest += [row.stamp for row in saves if not row.iteration]
+        latest = max(newest, default="")
         for row in rows:
             same = None if row.id is None else there.get(row.id)
             if row.kind == "delete":
@@ -260,7 +271,7 @@ class Far:
             overtaken = same is not None and (same.stamp or "") > row.stamp
             if row.stamp <= max(gone.get((thread_id, None), ""), gone.get((thread_id, row.id), "")):
                 objections[row] = "deleted"
-            elif overtaken or (row.adopted and row.iteration and max(newest, default="") > row.stamp):
+            elif overtaken or (row.adopted and (row.superseded or (row.iteration and latest > row.stamp))):
                 objections[row] = "overtaken"
             elif row.adopted and self._clock.wall() - row.saved_at > _OLD_SECONDS:
                 objections[row] = "too old"

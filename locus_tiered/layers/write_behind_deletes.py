@@ -90,15 +90,31 @@ class WriteBehindDeletes(WriteBehindReads, base=True):
                 await journal.append(row, instead_of=caught)
                 self._flusher.wake(journal, row.due)
             else:
-                if _overtaken(caught, rows):
+                if _has_served(caught, rows):
                     journal.forget(caught)
                 else:
-                    await journal.drop(caught)
+                    await journal.drop(caught, superseding=self._superseded(key, caught, rows))
                 emit("journal.cancelled", self.name, op.thread_id)
         except BaseException:
             self._spare(journal, caught)
             raise
         return True
+
+    def _superseded(self, key: str, caught: Sequence[PendingRow], rows: Sequence[PendingRow]) -> list[PendingRow]:
+        """The other steps of a turn whose end the far store has acknowledged, and which begins to be tidied up.
+
+        They have served, and are most likely the next to be deleted. Once that is noted, their deletes need not wait
+        for the disk.
+        """
+        end = self._far.surely(key)
+        if any(not row.iteration or row.stamp >= end for row in caught):
+            return []
+        return [
+            row
+            for row in rows
+            if row.kind == "save" and row.iteration and row.stamp < end and row not in caught
+            if not (row.attempted or row.in_flight or row.doomed or row.adopted or row.superseded or row.error)
+        ]
 
     async def _delete_again(self, journal: Journal, key: str, op: Delete) -> bool:
         """Delete what was deleted here already: there is something only if another process saved it again since."""
@@ -224,12 +240,14 @@ class WriteBehindDeletes(WriteBehindReads, base=True):
         return self._stamps.issue(key)
 
 
-def _overtaken(saves: Sequence[PendingRow], rows: Sequence[PendingRow]) -> bool:
+def _has_served(saves: Sequence[PendingRow], rows: Sequence[PendingRow]) -> bool:
     """Whether a crash may bring these saves back into the journal, because whoever adopts it drops them.
 
-    So it is with the steps of a turn whose end is in the same journal, and leaves it by a later commit: see
-    ``Far.objections``.
+    So it is with the steps of a turn whose end is in the same journal, and leaves it by a later commit, and with what
+    was noted to be superseded: see ``Far.objections``.
     """
+    if all(row.superseded for row in saves):
+        return True
     ends = (row for row in rows if row.kind == "save" and not (row.iteration or row.in_flight or row.doomed))
     end = max((row.stamp for row in ends if row.error is None), default="")
     return all(row.iteration and row.stamp < end for row in saves)

@@ -211,16 +211,19 @@ class Journal:
 
         await self._thread.commit(changes, done)
 
-    async def drop(self, rows: Iterable[PendingRow]) -> None:
-        """Forget rows: sent, or cancelled."""
-        gone = list(rows)
+    async def drop(self, rows: Iterable[PendingRow], *, superseding: Iterable[PendingRow] = ()) -> None:
+        """Forget rows: sent, or cancelled. In the same commit, note that others are ``superseded``."""
+        gone, served = list(rows), list(superseding)
 
         def done() -> None:
             for row in gone:
                 self.index.remove(key_of(row), row)
+            for row in served:
+                row.superseded = not row.attempted
 
-        if gone:
-            await self._thread.commit(Changes(remove=[row.seq for row in gone]), done)
+        if gone or served:
+            changes = Changes(remove=[row.seq for row in gone], supersede=[row.seq for row in served])
+            await self._thread.commit(changes, done)
 
     def forget(self, rows: Iterable[PendingRow]) -> None:
         """:meth:`drop` without waiting for the disk: for rows that whoever finds them again drops by himself.
@@ -238,7 +241,7 @@ class Journal:
 
         def done() -> None:
             for row in new:
-                row.attempted = True
+                row.attempted, row.superseded = True, False
 
         if new:
             await self._thread.commit(Changes(attempt=[row.seq for row in new]), done)

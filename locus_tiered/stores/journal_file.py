@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from locus_tiered.core.errors import JournalError, shorten
-from locus_tiered.stores.journal_rows import PendingRow, RowDamaged, check_of, decode_head, encode_head, home_mark
+from locus_tiered.stores.journal_rows import (
+    ATTEMPTED,
+    SUPERSEDED,
+    PendingRow,
+    RowDamaged,
+    check_of,
+    decode_head,
+    encode_head,
+    home_mark,
+)
 from locus_tiered.stores.journal_schema import (
     PAGE,
     SCHEMA,
@@ -31,7 +40,6 @@ from locus_tiered.stores.journal_schema import (
 
 __all__ = ["Changes", "JournalFile", "NewRow", "Recovered"]
 
-_ATTEMPTED = 0x5A5A5A
 _TIDY_MILLISECONDS = 200  # of waiting for a program that reads the file
 _COLUMNS = "seq, attempted, head, head_check, origin, metadata, body, body_check"
 _NOTES = {"version", "home", "home_check"}
@@ -61,6 +69,7 @@ class Changes:
     add: list[NewRow] = field(default_factory=list)
     remove: list[int] = field(default_factory=list)
     attempt: list[int] = field(default_factory=list)
+    supersede: list[int] = field(default_factory=list)
     bury: list[tuple[int, str, float]] = field(default_factory=list)
     """Rows that can never be applied: their place, the class of the error, the wall-clock time."""
     revive: list[int] = field(default_factory=list)
@@ -192,7 +201,10 @@ class JournalFile:
             many("DELETE FROM rows WHERE seq = ?", gone)
             many("DELETE FROM dead WHERE seq = ?", gone)
         if changes.attempt:
-            many("UPDATE rows SET attempted = ? WHERE seq = ?", [(_ATTEMPTED, seq) for seq in changes.attempt])
+            many("UPDATE rows SET attempted = ? WHERE seq = ?", [(ATTEMPTED, seq) for seq in changes.attempt])
+        if changes.supersede:
+            marks = [(SUPERSEDED, seq) for seq in changes.supersede]
+            many("UPDATE rows SET attempted = ? WHERE seq = ? AND attempted = 0", marks)
         for new in changes.add:
             self._add(new)
         for seq, error, failed_at in changes.bury:
@@ -214,7 +226,7 @@ class JournalFile:
             f"INSERT INTO rows({_COLUMNS}) VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 row.seq,
-                _ATTEMPTED if row.attempted else 0,
+                ATTEMPTED if row.attempted else SUPERSEDED if row.superseded else 0,
                 head,
                 check_of(head),
                 new.origin,

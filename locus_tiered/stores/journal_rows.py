@@ -17,7 +17,21 @@ from typing import Any, Literal
 
 from locus_tiered.core.checkpoint import Body, Checkpoint, Entry
 
-__all__ = ["HEAD_OVERHEAD", "PendingRow", "RowDamaged", "check_of", "decode_head", "encode_head", "home_mark"]
+__all__ = [
+    "ATTEMPTED",
+    "HEAD_OVERHEAD",
+    "SUPERSEDED",
+    "PendingRow",
+    "RowDamaged",
+    "check_of",
+    "decode_head",
+    "encode_head",
+    "home_mark",
+]
+
+ATTEMPTED, SUPERSEDED = 0x5A5A5A, 0x3C3C3C
+"""What stands in a row's column ``attempted``, which is zero at first: far apart, so that damage makes neither of the
+other. Versions that do not know the second one take it for the first."""
 
 _CHECK = hashlib.blake2b(digest_size=16, person=b"locus-tiered")
 _json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
@@ -49,6 +63,8 @@ class PendingRow:
     """A save that its agent deletes when the turn ends."""
     attempted: bool = False
     """The far store may have heard of it: it never cancels out."""
+    superseded: bool = False
+    """A step of a turn whose end the far store has acknowledged: it has served, and whoever adopts it drops it."""
     tenant: str | None = None
     """Which tenant of the far store it belongs to; ``None``: the usual one."""
     saved_at: float = 0.0
@@ -116,7 +132,7 @@ def encode_head(row: PendingRow, home: str | None = None) -> bytes:
     return _json(head).encode()
 
 
-def decode_head(seq: int, head: object, check: object, attempted: object, home: str | None = None) -> PendingRow:
+def decode_head(seq: int, head: object, check: object, mark: object, home: str | None = None) -> PendingRow:
     """The row behind a head that was read; raises :class:`RowDamaged`, also for a row of another ``home``."""
     if not isinstance(head, bytes) or check != check_of(head):
         raise RowDamaged("its head is not what was written (checksum)")
@@ -133,7 +149,8 @@ def decode_head(seq: int, head: object, check: object, attempted: object, home: 
         found["stamp"],
         iteration=found["iteration"],
         # Any doubt means that the far store may have heard of it: then nothing cancels out.
-        attempted=attempted != 0,
+        attempted=mark not in (0, SUPERSEDED),
+        superseded=mark == SUPERSEDED,
         tenant=found["tenant"],
         saved_at=found["saved_at"],
         size=found["size"],

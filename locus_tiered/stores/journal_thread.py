@@ -24,6 +24,8 @@ __all__ = ["JournalThread"]
 T = TypeVar("T")
 
 _MOST_AT_ONCE = 256
+_LATE_SECONDS = 0.05
+"""How long changes that nobody waits for may wait for another commit, to be part of it."""
 _ROW = {sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH}
 
 
@@ -47,7 +49,8 @@ class JournalThread:
         self._thread: Thread | None = None
         self._lock = Lock()
         self._ended = False
-        self._left_over: list[Changes] = []  # of those who do not wait: what a full disk refused
+        self._left_over: list[Changes] = []  # of those who do not wait: for the next commit
+        self._is_late = False
 
     async def commit(self, changes: Changes, done: Callable[[], None] | None = None) -> None:
         """Commit, and then call ``done`` on the thread, before anybody who waited goes on.
@@ -58,7 +61,8 @@ class JournalThread:
         await self._put(_Job(self._future(), changes=changes, done=done))
 
     def submit(self, changes: Changes) -> None:
-        """Commit without anybody waiting for it, before whatever is asked for later; a full disk puts it off.
+        """Commit without anybody waiting for it, with or before whatever is asked for later, or after
+        :data:`_LATE_SECONDS`; a full disk puts it off.
 
         Once the thread was told to end, it is left undone.
         """
@@ -108,16 +112,23 @@ class JournalThread:
             self._refuse(error)
             return
         while True:
-            jobs = [self._jobs.get()]
-            try:
-                while len(jobs) < _MOST_AT_ONCE:
-                    jobs.append(self._jobs.get_nowait())
-            except Empty:
-                pass
-            answers = self._work(file, jobs)
-            _tell(answers)
+            jobs = self._next()
+            if jobs and all(job.future is None and job.changes is not None for job in jobs):
+                self._left_over += [job.changes for job in jobs if job.changes is not None]
+                self._is_late = True
+                continue
+            _tell(self._work(file, jobs or [_Job(None, changes=Changes())]))
             if any(job.last for job in jobs):
                 return
+
+    def _next(self) -> list[_Job]:
+        """What was asked for meanwhile; nothing, when what nobody waits for has waited long enough for company."""
+        jobs: list[_Job] = []
+        with suppress(Empty):
+            jobs.append(self._jobs.get(timeout=_LATE_SECONDS if self._is_late else None))
+            while len(jobs) < _MOST_AT_ONCE:
+                jobs.append(self._jobs.get_nowait())
+        return jobs
 
     def _work(self, file: JournalFile, jobs: list[_Job]) -> list[tuple[_Job, Any, Exception | None]]:
         answers: list[tuple[_Job, Any, Exception | None]] = []
@@ -126,6 +137,8 @@ class JournalThread:
             if job.changes is not None:
                 group.append(job)
                 continue
+            if self._is_late or (job.last and self._left_over):
+                group.append(_Job(None, changes=Changes()))  # a reader comes behind what was put off
             answers += self._commit(file, group)
             group = []
             assert job.call is not None
@@ -142,6 +155,7 @@ class JournalThread:
     def _commit(self, file: JournalFile, group: list[_Job]) -> list[tuple[_Job, Any, Exception | None]]:
         if not group:
             return []
+        self._is_late = False
         failure: Exception | None = None
         if self.poisoned is not None:
             failure = _poisoned(self.poisoned)

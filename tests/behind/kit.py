@@ -123,8 +123,9 @@ async def tombstones(far: BaseCheckpointer) -> int:
     return len(await far.list_checkpoints(f"{RESERVED}tombstones", 1000))
 
 
-def journal_threads() -> int:
-    return sum(thread.name == JOURNAL_THREAD for thread in threading.enumerate())
+def journal_threads() -> set[threading.Thread]:
+    """Those that run now; one that was told to end may be among them for a moment."""
+    return {thread for thread in threading.enumerate() if thread.name == JOURNAL_THREAD}
 
 
 def nothing_pending(stack: WriteBehindCheckpointer) -> bool:

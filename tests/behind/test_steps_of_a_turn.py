@@ -1,4 +1,7 @@
-"""Steps of a turn whose end is in the journal are forgotten without waiting for the disk; no crash brings them back."""
+"""Steps of a turn that has ended are forgotten without waiting for the disk; no crash brings them back.
+
+Either its end is in the same journal, or the far store has acknowledged it and the first delete has noted that.
+"""
 
 from __future__ import annotations
 
@@ -83,6 +86,89 @@ async def test_an_end_that_is_gone_covers_no_step(tmp_path: Path) -> None:
     assert (await heir.recover()).rows == 0
     assert await heir.load("t") is None
     await heir.close()
+    await stack.close()
+
+
+async def test_the_first_delete_after_an_end_that_the_far_store_took_notes_that_the_other_steps_have_served(
+    tmp_path: Path,
+) -> None:
+    far, hands = MemoryCheckpointer(), Hands()
+    stack = behind(far, tmp_path / "journal", clock=hands.clock)
+    turn = await _steps(stack, "one", "two", "three")
+    await stack.save(said("the end"), "t")
+    assert await stack.delete("t", turn[0])
+    journal = crashed(tmp_path / "journal")  # nothing of what follows is on this disk
+    assert [await stack.delete("t", name) for name in turn[1:]] == [True, True]
+    assert await stack_words(stack, "t") == ["the end"]
+
+    heir = behind(far, journal, clock=hands.clock)
+    assert (await heir.recover()).rows == 2
+    assert not any([await heir.exists("t", name) for name in turn])
+    assert await stack_words(heir, "t") == ["the end"]
+    await heir.flush()
+    assert nothing_pending(heir)
+    assert await far_words(far, "t") == ["the end"]
+    await heir.close()
+    await stack.close()
+
+
+async def test_steps_that_have_served_are_not_sent_even_when_the_end_was_deleted_elsewhere(tmp_path: Path) -> None:
+    far, hands = MemoryCheckpointer(), Hands()
+    stack = behind(far, tmp_path / "journal", clock=hands.clock)
+    turn = await _steps(stack, "one", "two", "three")
+    end = await stack.save(said("the end"), "t")
+    await stack.delete("t", turn[0])
+    journal = crashed(tmp_path / "journal")
+    assert await stack.delete("t", turn[1])
+    assert await far.delete("t", end)
+    heir = behind(far, journal, clock=hands.clock)
+    assert not await heir.exists("t", turn[1])
+    await heir.flush()
+    assert await far_words(far, "t") == []
+    await heir.close()
+    await stack.close()
+
+
+async def test_an_end_that_was_deleted_from_the_far_store_serves_nobody(tmp_path: Path) -> None:
+    far, hands = MemoryCheckpointer(), Hands()
+    stack = behind(far, tmp_path / "journal", clock=hands.clock)
+    turn = await _steps(stack, "one", "two", "three")
+    await stack.delete("t", await stack.save(said("the end"), "t"))
+    await stack.delete("t", turn[2])
+    heir = behind(far, crashed(tmp_path / "journal"), clock=hands.clock)
+    assert await stack_words(heir, "t") == ["one", "two"]
+    assert words(await heir.load("t")) == "two"
+    await heir.close()
+    await stack.close()
+
+
+async def test_steps_that_have_served_and_are_kept_all_the_same_are_sent(tmp_path: Path) -> None:
+    far, hands = MemoryCheckpointer(), Hands()
+    stack = behind(far, tmp_path / "journal", clock=hands.clock)
+    turn = await _steps(stack, "one", "two", "three")
+    await stack.save(said("the end"), "t")
+    await stack.delete("t", turn[1])
+    assert await stack_words(stack, "t") == ["one", "three", "the end"]
+    await stack.flush()
+    assert nothing_pending(stack)
+    assert await far_words(far, "t") == ["one", "three", "the end"]
+    assert await stack.delete("t", turn[0])
+    await stack.flush()
+    assert await far_words(far, "t") == ["three", "the end"]
+    await stack.close()
+
+
+async def test_a_version_before_takes_what_has_served_for_what_may_have_been_sent(tmp_path: Path) -> None:
+    far = MemoryCheckpointer()
+    stack = behind(far, tmp_path / "journal")
+    turn = await _steps(stack, "one", "two")
+    await stack.save(said("the end"), "t")
+    await stack.delete("t", turn[0])
+    [file] = crashed(tmp_path / "journal").glob("*/journal.db")
+    with sqlite3.connect(file) as connection:
+        marks = connection.execute("SELECT attempted FROM rows").fetchall()
+    connection.close()
+    assert marks == [(0x3C3C3C,)]  # version 1: anything but zero
     await stack.close()
 
 
