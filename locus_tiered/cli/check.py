@@ -21,9 +21,10 @@ from locus_tiered.cli.opening import Place, store_of
 from locus_tiered.cli.options import AllowImport, Debug, Json, Stack, Timeout
 from locus_tiered.cli.reading import hung
 from locus_tiered.cli.session import Done, Session, run
-from locus_tiered.cli.text import clean, one_line, told_cause
+from locus_tiered.cli.text import clean, one_line
 from locus_tiered.cli.working import plain_table
 from locus_tiered.core.checkpoint import Body, Checkpoint
+from locus_tiered.core.errors import told_cause
 from locus_tiered.core.ids import RESERVED
 from locus_tiered.core.leaf import Leaf
 from locus_tiered.core.operations import Delete, ListCheckpoints, Load, Save

@@ -35,7 +35,7 @@ from locus_tiered.cli.answers import Answer, Problem
 from locus_tiered.cli.exits import Exit, Failure
 from locus_tiered.cli.opening import Opened, open_stack
 from locus_tiered.cli.reading import Reader, hung
-from locus_tiered.cli.text import clean, redact, told_cause
+from locus_tiered.cli.text import clean, redact
 from locus_tiered.core.errors import (
     BackendError,
     CapabilityMissing,
@@ -45,6 +45,7 @@ from locus_tiered.core.errors import (
     LocusTieredError,
     QuorumError,
     StackConfigError,
+    told_cause,
 )
 
 __all__ = ["Bar", "Done", "Session", "run"]

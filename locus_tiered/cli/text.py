@@ -20,12 +20,10 @@ __all__ = [
     "show_age",
     "show_size",
     "show_time",
-    "told_cause",
 ]
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
-_CODE = re.compile(r"[A-Za-z0-9_.]{1,60}")
 _USERINFO = re.compile(r"(?<=://)[^/\s]*@")
 _SECRET = re.compile(
     r"(?i)\b(password|passwd|pwd|secret|token|secret_key|access_key|api_key|sig|signature)=([^\s&;,]+)"
@@ -63,17 +61,6 @@ def one_line(text: str, most: int) -> str:
 def redact(text: str) -> str:
     """``text`` without the user names and passwords of URLs and the values of ``password=`` and its kin."""
     return _SECRET.sub(r"\1=***", _USERINFO.sub("***@", text))
-
-
-def told_cause(error: BaseException) -> str:
-    """A library's error by its class and, where it has one, the server's code: ``ClientError, AccessDenied``.
-
-    Its message is left out, which may hold a secret.
-    """
-    response = getattr(error, "response", None)
-    code = response.get("Error", {}).get("Code") if isinstance(response, dict) else getattr(error, "sqlstate", None)
-    kind = type(error).__name__
-    return f"{kind}, {code}" if isinstance(code, str) and _CODE.fullmatch(code) and code != kind else kind
 
 
 def count(number: int, noun: str) -> str:

@@ -202,7 +202,7 @@ class _Rules:
             return
         hints = any(isinstance(tier, dict) and isinstance(tier.get("replicated"), dict) for tier in tiers)
         if not hints:
-            hint = "write write: behind at the last tier, or leave the journal out"
+            hint = "put 'write: behind' at the last tier, or leave the journal out"
             self._mistakes.add("nothing uses the journal", ("journal",), hint, key=True)
         elif isinstance(journal, dict) and len(journal) > 1:
             self._mistakes.add(

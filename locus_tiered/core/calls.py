@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 from locus.memory.checkpointer import BaseCheckpointer
 
 from locus_tiered.core.classification import classify
-from locus_tiered.core.errors import BackendError, CapabilityMissing, LocusTieredError, shorten
+from locus_tiered.core.errors import BackendError, CapabilityMissing, LocusTieredError, shorten, told_cause
 from locus_tiered.core.lanes import PerLoop
 from locus_tiered.core.traits import Traits
 
@@ -126,7 +126,7 @@ class Calls:
             safe = f"this {operation} was not acknowledged and may or may not have taken effect; {safe}"
         member = self._member()
         return BackendError(
-            f"{member} failed during {operation}{about} ({type(error).__name__}): {safe}. See the cause; try again "
+            f"{member} failed during {operation}{about} ({told_cause(error)}): {safe}. See the cause; try again "
             "when the member is back",
             member=member,
             operation=operation,

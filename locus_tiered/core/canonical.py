@@ -22,7 +22,8 @@ SET_FIELDS = frozenset({"tool_loop_read_only_tools", "terminal_tools"})
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 # What a JSONB round trip may rewrite: long integers, exponents, negative zero, where a value can stand. Inside a
 # string a match is harmless: it only takes the slow way, which answers the same.
-_REWRITABLE = re.compile(r"(?:^|[:,\[])-?(?:\d{16}|\d+(?:\.\d+)?e[+-]?\d)|(?:^|[:,\[])-0\.0(?!\d)")
+_NUMBER = r"(?:-?(?:\d{16}|\d+(?:\.\d+)?e[+-]?\d)|-0\.0(?!\d))"
+_AT_START, _INSIDE = re.compile(_NUMBER), re.compile(r"[:,\[]" + _NUMBER)
 
 
 def _settled(value: Any) -> Any:
@@ -42,8 +43,10 @@ def _settled(value: Any) -> Any:
 
 
 def _canonical(value: Any) -> bytes:
+    if value is None:
+        return b"null"
     text = _ENCODER.encode(value)
-    if _REWRITABLE.search(text):
+    if _AT_START.match(text) or _INSIDE.search(text):
         text = _ENCODER.encode(_settled(value))
     return text.encode()
 
@@ -55,14 +58,9 @@ def digest_steps(data: Mapping[str, Any], leave_out: Collection[str] = ()) -> It
     do not count: what a backend's normaliser touches.
     """
     digest = hashlib.blake2b(digest_size=16, person=b"locus-tiered")
-    for name in sorted(data):
-        value = data[name]
-        if name in leave_out:
-            continue
+    for name, value in _fields(data, leave_out):
         digest.update(b"\n" + name.encode() + b":")
-        if name in SET_FIELDS and isinstance(value, list):
-            digest.update(_canonical(sorted(value, key=str)))
-        elif isinstance(value, list):
+        if isinstance(value, list) and name not in SET_FIELDS:
             for element in value:
                 digest.update(_canonical(element) + b",")
                 yield None
@@ -72,9 +70,21 @@ def digest_steps(data: Mapping[str, Any], leave_out: Collection[str] = ()) -> It
     yield digest.hexdigest()
 
 
+def _fields(data: Mapping[str, Any], leave_out: Collection[str]) -> Iterator[tuple[str, Any]]:
+    """The fields that count, in their order; sets in one order of their own."""
+    for name in sorted(data):
+        if name not in leave_out:
+            value = data[name]
+            is_set = name in SET_FIELDS and isinstance(value, list)
+            yield name, sorted(value, key=str) if is_set else value
+
+
 def digest_of(data: Mapping[str, Any], leave_out: Collection[str] = ()) -> str:
-    """The digest of a state in the form that ``AgentState.to_checkpoint()`` gives."""
-    result = ""
-    for step in digest_steps(data, leave_out):
-        result = step or result
-    return result
+    """The digest of a state in the form that ``AgentState.to_checkpoint()`` gives, in one go."""
+    parts: list[bytes] = []
+    for name, value in _fields(data, leave_out):
+        text = _canonical(value)
+        if isinstance(value, list) and name not in SET_FIELDS:
+            text = text[1:-1] + b"," if value else b""  # each element followed by a comma, as above
+        parts.append(b"\n" + name.encode() + b":" + text)
+    return hashlib.blake2b(b"".join(parts), digest_size=16, person=b"locus-tiered").hexdigest()

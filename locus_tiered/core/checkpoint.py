@@ -205,7 +205,7 @@ class Body:
     needs the bytes. Whatever is given to a caller is his alone.
     """
 
-    __slots__ = ("_encoded", "_plain", "_state", "_taken")
+    __slots__ = ("_digests", "_encoded", "_plain", "_state", "_taken")
 
     def __init__(self, encoded: bytes | None = None, *, state: AgentState | None = None) -> None:
         assert encoded is not None or state is not None
@@ -213,6 +213,7 @@ class Body:
         self._state = state  # nobody else's: for the first caller who asks
         self._taken = False
         self._plain: _Plain | None = None
+        self._digests: dict[frozenset[str], str] = {}
 
     @classmethod
     async def of(cls, state: Any) -> Body:
@@ -241,6 +242,13 @@ class Body:
             if self._encoded is None:  # else somebody was faster, and the state may be somebody's by now
                 self._encoded = encoded
         return self.encoded
+
+    async def digest(self, state: AgentState, leave_out: Collection[str] = ()) -> str:
+        """The canonical digest, made once for all that are to hold it, of ``state``, which was taken from this body."""
+        key = frozenset(leave_out)
+        if key not in self._digests:
+            self._digests[key] = await state_digest(state, leave_out)
+        return self._digests[key]
 
     def hand_over(self) -> AgentState:
         """The state, where nobody else will ask this body for anything."""

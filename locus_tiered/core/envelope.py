@@ -95,7 +95,7 @@ async def seal(checkpoint: Checkpoint, traits: Traits) -> tuple[AgentState, dict
         "stamp": checkpoint.stamp,
         "thread": _TEXT.encode(checkpoint.thread_id),
         "id": _TEXT.encode(checkpoint.id),
-        "digest": await state_digest(state, traits.digest_leaves_out),
+        "digest": await checkpoint.body.digest(state, traits.digest_leaves_out),
         "sdk": SDK,
     }
     inside = dict(envelope)

@@ -28,6 +28,7 @@ Payloads, connection strings and keys never appear in one: causes are named by t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 __all__ = [
@@ -51,6 +52,8 @@ __all__ = [
     "UnserialisableState",
 ]
 
+_CODE = re.compile(r"[A-Za-z0-9_.]{1,60}")
+
 
 def shorten(value: object, most: int = 80) -> str:
     """The ``repr`` of an id for a message: never longer than ``most`` characters."""
@@ -59,10 +62,21 @@ def shorten(value: object, most: int = 80) -> str:
 
 
 def cause_of(error: BaseException) -> str:
-    """The class of an error, the backend's own where it is known; never its message."""
+    """The class of an error, the backend's own where it is known, and the server's code: never its message."""
     if type(error) is BackendError and error.__cause__ is not None:
         error = error.__cause__
-    return type(error).__name__
+    return told_cause(error)
+
+
+def told_cause(error: BaseException) -> str:
+    """A library's error by its class and, where it has one, the server's code: ``ClientError, AccessDenied``.
+
+    Its message is left out, which may hold a secret.
+    """
+    response = getattr(error, "response", None)
+    code = response.get("Error", {}).get("Code") if isinstance(response, dict) else getattr(error, "sqlstate", None)
+    kind = type(error).__name__
+    return f"{kind}, {code}" if isinstance(code, str) and _CODE.fullmatch(code) and code != kind else kind
 
 
 class LocusTieredError(Exception):

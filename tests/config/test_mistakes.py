@@ -125,7 +125,7 @@ def test_one_mistake_is_itself() -> None:
         ("tiers: [{file: , write: behnid}]", "1:25, tiers[0].write: 'behnid' is not one of through, behind (did you"),
         ("tiers: [{file: , write: behind}]", "1:25, tiers[0].write: write: behind needs a journal (write journal:"),
         ("tiers: [{file: , ack: turn}]", "1:23, tiers[0].ack: ack is for a tier with write: behind"),
-        ("tiers: [file]\njournal: ./j", "2:1, journal: nothing uses the journal (write write: behind at the last"),
+        ("tiers: [file]\njournal: ./j", "2:1, journal: nothing uses the journal (put 'write: behind' at the last"),
         (
             "tiers: [{file: , write: behind}]\njournal: {path: j, linger: 90s}",
             "2:1, journal: linger is more than max_lag",

@@ -55,6 +55,10 @@ class Expected:
     place: dict[int, int] = field(default_factory=dict)
     """The order of the saves, by their marks."""
     iteration: set[int] = field(default_factory=set)
+    by: dict[int, int] = field(default_factory=dict)
+    """Who saved it, by the marks."""
+    survived: set[int] = field(default_factory=set)
+    """Steps of a turn that whoever adopted them may have dropped: something newer was there, until he deleted it."""
     gone: set[int] = field(default_factory=set)
     """Marks whose delete, or replacement, was acknowledged."""
 
@@ -94,6 +98,7 @@ class Ledger:
             if event.kind == "save":
                 self._saved(found, place, event)
             elif event.id is not None:
+                self._uncovers(found, event)
                 found.must.pop(event.id, None)
                 if event.status == "done" and event.claims:
                     found.gone |= found.may.pop(event.id, set())
@@ -106,8 +111,17 @@ class Ledger:
         return found
 
     @staticmethod
+    def _uncovers(found: Expected, event: Event) -> None:
+        """A delete by another process than that which saved: in between, steps that are older were overtaken."""
+        assert event.id is not None
+        marks = found.may.get(event.id) or found.nameless
+        covers = [found.place[mark] for mark in marks if mark not in found.iteration and found.by[mark] != event.by]
+        newest = max(covers, default=-1)
+        found.survived |= {mark for mark in found.must.values() if found.place[mark] < newest}
+
+    @staticmethod
     def _saved(found: Expected, place: int, event: Event) -> None:
-        found.place[event.mark] = place
+        found.place[event.mark], found.by[event.mark] = place, event.by
         if event.iteration:
             found.iteration.add(event.mark)
         if event.id is None:
@@ -135,7 +149,7 @@ class Ledger:
         for name, mark in expected.must.items():
             if name in present:
                 continue
-            if mark in expected.iteration and expected.place[mark] < newest:
+            if mark in expected.iteration and (expected.place[mark] < newest or mark in expected.survived):
                 continue  # it existed to survive a crash that was survived by something newer
             problems.append(f"LOST {thread}/{name} mark {mark}: acknowledged, never deleted")
         if not self._in_order(expected, listed):
