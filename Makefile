@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-crash test-replication test-sim campaign lint format docs bench tables clean
+.PHONY: help demo test test-crash test-replication test-sim mutants campaign lint format docs bench tables clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,9 @@ test-replication: $(READY)  ## three real replicas under load, each killed, stop
 
 test-sim: $(READY)  ## replication under every fault in virtual time, one story per seed: LOCUS_TIERED_SEEDS=1000 make test-sim
 	@LOCUS_TIERED_SEEDS=$${LOCUS_TIERED_SEEDS:-300} $(BIN)/python -m pytest -q tests/replication/test_simulation.py -n 2 --timeout 3600
+
+mutants: $(READY)  ## replication broken on purpose one way at a time, and which test notices which
+	@$(BIN)/python -m tests.replication.mutants
 
 lint: $(READY)  ## ruff and mypy --strict
 	@$(BIN)/ruff check .

@@ -154,15 +154,16 @@ class Calls:
         except Exception as error:
             raise self._failed("close", None, error) from error
 
-    async def sure(self, operation: str, thread_id: str, empty: bool) -> None:
+    async def sure(self, operation: str, thread_id: str | None, empty: bool) -> None:
         """Where nothing may also mean "not reached": raise unless the backend can be reached (law 7)."""
         if not empty or not self._traits.none_is_unknown or self._traits.probe is None:
             return
         if not await self.make(operation, thread_id, self._traits.probe):
             member = self._member()
+            about = "" if thread_id is None else f" of thread {shorten(thread_id)}"
             raise BackendError(
-                f"{member} cannot be reached, so its empty answer to {operation} of thread {shorten(thread_id)} "
-                "means nothing; the data is as it was. Try again when it is back",
+                f"{member} cannot be reached, so its empty answer to {operation}{about} means nothing; the data is as "
+                "it was. Try again when it is back",
                 member=member,
                 operation=operation,
                 temporary=True,

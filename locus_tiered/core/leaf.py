@@ -284,6 +284,7 @@ class Leaf(LeafRows):
         if envelope is None:
             state = await self._calls.make("head", thread_id, self.backend.load, thread, name)
             if state is None:
+                await self._calls.sure("head", thread_id, empty=True)
                 return None
             envelope = Envelope.read(state.metadata)
             if envelope is None and KEY in state.metadata:
@@ -303,6 +304,7 @@ class Leaf(LeafRows):
             return None
         _, name = self._names(thread_id, envelope.id)
         there = await self._calls.make("head", thread_id, self.backend.exists, thread, name)
+        await self._calls.sure("head", thread_id, empty=not there)
         return Entry(envelope.id, envelope.stamp) if there else None
 
     # -- delete --------------------------------------------------------------------------------------

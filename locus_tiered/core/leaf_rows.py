@@ -39,6 +39,7 @@ class LeafRows(DispatchingLayer, base=True):
 
     async def on_search(self, op: Search) -> list[Row]:
         rows = await self._calls.make("search", None, self.backend.search, op.query, op.limit)
+        await self._calls.sure("search", None, empty=not rows)
         return uniform_rows(rows, self._traits)[: op.limit]
 
     async def on_query_by_metadata(self, op: QueryByMetadata) -> list[Row]:
@@ -50,16 +51,19 @@ class LeafRows(DispatchingLayer, base=True):
             op.value,
             op.limit,
         )
+        await self._calls.sure("query_by_metadata", None, empty=not rows)
         return uniform_rows(rows, self._traits)[: op.limit]
 
     async def on_get_metadata(self, op: GetMetadata) -> Row | None:
         thread = self._traits.thread_ids.encode(op.thread_id)
         name = None if op.checkpoint_id is None else self._traits.checkpoint_ids.encode(op.checkpoint_id)
         found = await self._calls.make("get_metadata", op.thread_id, self.backend.get_metadata, thread, name)
+        await self._calls.sure("get_metadata", op.thread_id, empty=not found)
         return metadata_row(found, op.thread_id, op.checkpoint_id, self._traits)
 
     async def on_list_with_metadata(self, op: ListWithMetadata) -> list[Row]:
         rows = await self._calls.make("list_with_metadata", None, self.backend.list_with_metadata, ALL, empty=[])
+        await self._calls.sure("list_with_metadata", None, empty=not rows)
         return newest_first(uniform_rows(rows, self._traits), self._traits)[: op.limit]
 
     async def on_list_threads(self, op: ListThreads) -> list[str]:
@@ -69,6 +73,7 @@ class LeafRows(DispatchingLayer, base=True):
             all_of_them = op.pattern != "*" or self._traits.keeps_empty_threads
             limit = ALL if all_of_them or self._traits.prunes else op.limit + 1  # for the thread of our own
             names = await self._calls.make("list_threads", None, self.backend.list_threads, limit, empty=[])
+        await self._calls.sure("list_threads", None, empty=not names)
         threads: list[str] = []
         for name in names:
             thread = await self._thread_behind(name) if is_hashed(name) else self._traits.thread_ids.decode(name)

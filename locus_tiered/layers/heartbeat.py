@@ -184,6 +184,10 @@ class Heartbeats:
             return error
         return None if found is None or found.stamp is None else stamp_seconds(found.stamp)
 
+    async def shows(self, replica: Replica) -> bool:
+        """Whether a replica can be reached, and has a heartbeat."""
+        return isinstance(await self._seen(replica), float)
+
     async def give(self, replica: Replica) -> None:
         """Give a replica a heartbeat, and believe it."""
         stamp = self._stamps.issue(_THREAD)

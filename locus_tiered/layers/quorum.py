@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from locus_tiered.core.checkpoint import Entry
 from locus_tiered.core.errors import LocusTieredError, cause_of
 from locus_tiered.layers.latency import HedgeBudget
 from locus_tiered.layers.replica import Replica
 
-__all__ = ["Answers", "ask_until", "described"]
+__all__ = ["Answers", "ask_until", "described", "newest_versions"]
 
 T = TypeVar("T")
 
@@ -112,6 +113,12 @@ def _settle(answers: Answers[T], replica: Replica, task: asyncio.Task[T], good: 
     return False
 
 
-def all_known(said: Sequence[Any]) -> dict[str, str]:
-    """What is known of each replica after a write."""
-    return {each.replica.name: str(each) for each in said}
+def newest_versions(lists: Iterable[Iterable[Entry]]) -> dict[str, Entry]:
+    """Every checkpoint of several lists by its id; where they differ about one, the version with the greatest stamp."""
+    found: dict[str, Entry] = {}
+    for listed in lists:
+        for entry in listed:
+            best = found.get(entry.id)
+            if best is None or (best.stamp or "") < (entry.stamp or ""):
+                found[entry.id] = entry
+    return found

@@ -11,18 +11,17 @@ replicas. Nothing is dropped silently.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shutil
 import tempfile
 import weakref
 from collections import Counter
-from collections.abc import Sequence
-from contextvars import copy_context
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from locus_tiered.core.checkpoint import ITERATION_KEY, Checkpoint, Entry
+from locus_tiered.core.checkpoint import Checkpoint, Entry
 from locus_tiered.core.clock import Clock
 from locus_tiered.core.errors import BackendError, CorruptCheckpoint, JournalError, LocusTieredError
 from locus_tiered.core.ids import RESERVED
@@ -31,16 +30,14 @@ from locus_tiered.core.layer import Layer
 from locus_tiered.core.logs import logger_for
 from locus_tiered.core.operations import Delete, Head, Load, Operation, Save
 from locus_tiered.core.signals import emit
-from locus_tiered.core.stamp import is_stamp, looks_random
-from locus_tiered.layers.far import Far
-from locus_tiered.layers.flusher import Flusher
 from locus_tiered.layers.latency import Latency
-from locus_tiered.layers.said import Said
+from locus_tiered.layers.said import Said, hint_row
 from locus_tiered.layers.tombstones import Tombstones
+from locus_tiered.layers.versions import ReplicaFar, ReplicaFlusher, delete_up_to, is_a_lesser_tombstone, newer_version
 from locus_tiered.stores.journal import Journal, key_of
 from locus_tiered.stores.journal_rows import HEAD_OVERHEAD, PendingRow
 
-__all__ = ["Replica", "is_iteration_save"]
+__all__ = ["Replica"]
 
 logger = logger_for(__name__)
 
@@ -68,6 +65,8 @@ class Replica:
         path: Path | None,
         window: int,
         tombstones: Tombstones,
+        compare: Callable[[str], None],
+        late: Callable[[], None],
     ) -> None:
         self.layer, self.name = layer, name
         self.latency = Latency()
@@ -84,15 +83,16 @@ class Replica:
         compared."""
         self._lagging: dict[str, list[asyncio.Task[Said]]] = {}
         """Threads of which a write was acknowledged that is still under way here: not believed about them till then."""
-        self.far = Far(layer, clock, exclusive=False, tombstones=tombstones, lays=False)
-        self.flusher = Flusher(self.far, lambda: name, clock, delivered=self.check_latest)
+        self.far = ReplicaFar(layer, clock, tombstones, compare, late)
+        self.flusher = ReplicaFlusher(self.far, lambda: name, clock, delivered=self._delivered)
         self._clock, self._path, self._window = clock, path, window
         self._sessions: PerLoop[_Session] = PerLoop(_Session)
         self._last: Journal | None = None
         self._temporary: Path | None = None
         self._writing: Counter[str] = Counter()
-        self.stood_in: set[str] = set()
-        """Stamps of writes under way that a hint stands in for already: a second one would come after later writes."""
+        self.stood_in: set[tuple[str, str]] = set()
+        """Writes under way, by thread's key and stamp, that a hint stands in for already: a second one would come after
+        later writes. (A delete and its tombstone share a stamp.)"""
 
     # -- hints ---------------------------------------------------------------------------------------
 
@@ -209,15 +209,15 @@ class Replica:
         """Whether it failed and is being left alone for a while."""
         return self.flusher.is_resting or self._writing.total() >= _MOST_OUTSTANDING
 
-    async def hint(self, key: str, op: Operation[Any], stamp: str, *, attempted: bool) -> PendingRow | None:
+    async def hint(self, key: str, op: Save | Delete, stamp: str, *, attempted: bool) -> PendingRow | None:
         """Keep a write for later; ``None`` when even that failed."""
         row = self._row(op, stamp, attempted=attempted)
-        if key in self.marked:
-            return row  # the thread will be compared as a whole
         checkpoint: Checkpoint | None = op.checkpoint if isinstance(op, Save) else None
         try:
             journal = await self.open(make=True)
             assert journal is not None
+            if any(each.kind == "scrub" for each in journal.index.of(key)):
+                return row  # it is noted in the journal that the thread is to be compared as a whole
             body = None if checkpoint is None else await checkpoint.body.encode()
             row.size = HEAD_OVERHEAD + len(body or b"")
             gone: Sequence[PendingRow] = ()
@@ -238,24 +238,8 @@ class Replica:
         self.flusher.wake(journal, row.due)
         return row
 
-    def _row(self, op: Operation[Any], stamp: str, *, attempted: bool, kind: str | None = None) -> PendingRow:
-        assert isinstance(op, Save | Delete)
-        now = self._clock.monotonic()
-        checkpoint_id = op.checkpoint.id if isinstance(op, Save) and op.checkpoint is not None else op.checkpoint_id
-        return PendingRow(
-            0,
-            "scrub" if kind == "scrub" else ("save" if isinstance(op, Save) else "delete"),
-            op.thread_id,
-            None if kind == "scrub" else checkpoint_id,
-            stamp,
-            iteration=isinstance(op, Save) and op.iteration,
-            attempted=attempted,
-            tenant=self.far.tenant(op.thread_id),
-            saved_at=self._clock.wall(),
-            since=now,
-            due=float("inf") if kind == "scrub" else now,
-            context=copy_context(),
-        )
+    def _row(self, op: Save | Delete, stamp: str, *, attempted: bool, kind: str | None = None) -> PendingRow:
+        return hint_row(op, stamp, self._clock, self.far.tenant(op.thread_id), attempted=attempted, kind=kind)
 
     # -- writing -------------------------------------------------------------------------------------
 
@@ -273,23 +257,32 @@ class Replica:
     async def _write(self, key: str, op: Save | Delete, stamp: str) -> Said:
         try:
             journal = self.hints
-            if self.is_resting or stamp in self.stood_in:
+            if self.is_resting or (key, stamp) in self.stood_in:
                 return await self._missed(key, op, stamp, None)
             if journal is not None and journal.index.unsent(key):
                 await self.flusher.deliver(journal, key)  # what it missed goes first
-            result = await self._now(key, op)
+            if await is_a_lesser_tombstone(self.layer, op, stamp):
+                return Said(self, took=True)
+            result, newer = await self._now(key, op, stamp), ""
+            if isinstance(op, Delete):
+                result, newer = result
         except (LocusTieredError, OSError) as error:
             return await self._missed(key, op, stamp, error)
-        return Said(self, took=True, result=result)
+        return Said(self, took=True, result=result, newer=newer)
 
-    async def _now(self, key: str, op: Save | Delete) -> Any:
+    async def _now(self, key: str, op: Save | Delete, stamp: str | None = None) -> Any:
+        """Have the replica do it; with ``stamp``, a delete leaves what is newer (see ``delete_up_to``)."""
         began = self._clock.monotonic()
         if isinstance(op, Save) and op.checkpoint is not None:
             self.far.sent(key, op.checkpoint.entry)
         try:
-            result = await self.layer.handle(op)
+            if isinstance(op, Delete) and stamp is not None:
+                result: Any = await delete_up_to(self.far, key, op, stamp)
+            else:
+                result = await self.layer.handle(op)
         except (LocusTieredError, OSError) as error:
             self._judge(error)
+            self.far.gave_up(key, op.thread_id, error)
             raise
         if isinstance(op, Delete):
             self.far.deleted(key, op.checkpoint_id)
@@ -298,16 +291,16 @@ class Replica:
         return result
 
     async def _missed(self, key: str, op: Save | Delete, stamp: str, error: BaseException | None) -> Said:
-        if stamp in self.stood_in:
+        if (key, stamp) in self.stood_in:
             return Said(self, took=False, hinted=True, error=error)
         row = await self.hint(key, op, stamp, attempted=error is not None)
         return Said(self, took=False, hinted=row is not None, error=error)
 
-    async def mend(self, key: str, found: Checkpoint) -> bool:
-        """Have the replica hold this version of a checkpoint, unless it has a newer one; raises what it raises."""
+    async def mend(self, key: str, found: Checkpoint, *, unless: Callable[[], bool] = lambda: False) -> bool:
+        """Have the replica hold this version of a checkpoint, unless it has a newer one, or ``unless`` says so."""
 
         async def mend() -> bool:
-            if await self._has_newer(found.thread_id, found.entry):
+            if unless() or await self._has_newer(found.thread_id, found.entry):
                 return False
             await self._now(key, Save(found.thread_id, None, found.id, None, found))
             return True
@@ -325,15 +318,21 @@ class Replica:
 
         return await self.flusher.lanes.change(key, remove)
 
+    async def clear(self, key: str, thread_id: str) -> None:
+        """Delete what is left of a thread of which nothing is listed any more; raises what the replica raises."""
+
+        async def clear() -> None:
+            if not await self.far.entries(thread_id, key):
+                await self._now(key, Delete(thread_id, None))
+                self.far.compare(thread_id)  # somebody may have saved meanwhile
+
+        await self.flusher.lanes.change(key, clear)
+
     async def _has_newer(self, thread_id: str, entry: Entry) -> bool:
         """Whether somebody has saved a checkpoint again since he looked who wants to mend it."""
         if entry.id == entry.stamp:
             return False
-        try:
-            there = await self.layer.handle(Load(thread_id, entry.id))
-        except CorruptCheckpoint:
-            return False
-        return there is not None and (there.stamp or "") > (entry.stamp or "")
+        return bool(await newer_version(self.layer, thread_id, entry.id, entry.stamp or ""))
 
     def _judge(self, error: BaseException) -> None:
         """An error that is about one call does not say that the replica is down."""
@@ -364,23 +363,31 @@ class Replica:
             self._judge(error)
             raise
 
+    async def _delivered(self, thread_id: str) -> None:
+        if any(each.traits.loses_index_rows for each in self.layer.walk()):
+            self.far.compare(thread_id)  # its list may have lost what another process was saving
+        await self.check_latest(thread_id)
+
     async def check_latest(self, thread_id: str) -> bool:
         """See to it that the replica's own newest is the right one, for readers without this library.
 
-        Answers whether it had to be mended.
+        Answers whether it had to be mended. Where its newest is damaged, there is no right one.
         """
         if thread_id.startswith(RESERVED):
             return False
-        head = await self.layer.handle(Head(thread_id))
-        if head is None or head.stamp is None:
-            return False
         try:
-            own = await self.layer.handle(Load(thread_id))
-        except CorruptCheckpoint:
+            head = await self.layer.handle(Head(thread_id))
+            if head is None or head.stamp is None:
+                return False
             own = None
-        if own is not None and own.stamp == head.stamp:
+            with suppress(CorruptCheckpoint):
+                own = await self.layer.handle(Load(thread_id))
+            if own is not None and own.stamp == head.stamp:
+                return False
+            if not await self.far.mend(thread_id):
+                return False
+        except CorruptCheckpoint:
             return False
-        await self.far.mend(thread_id)
         emit("replica.latest_mended", self.name, thread_id)
         return True
 
@@ -410,10 +417,3 @@ class Replica:
                         logger.warning("%s: %d hints, kept nowhere else, are gone; scrub() mends it", self.name, left)
                     shutil.rmtree(self._temporary, ignore_errors=True)
                     self._temporary = None
-
-
-def is_iteration_save(checkpoint: Checkpoint) -> bool:
-    """Whether a checkpoint is one that its agent meant to delete: its own state lists its id."""
-    if is_stamp(checkpoint.id) or not looks_random(checkpoint.id):
-        return False
-    return checkpoint.id in json.loads(checkpoint.body.encoded).get("metadata", {}).get(ITERATION_KEY, ())

@@ -44,7 +44,7 @@ from locus_tiered.layers.replicated_mending import ReplicatedMending
 from locus_tiered.layers.replicated_options import Read, WriteQuorum, named_replicas, votes_needed
 from locus_tiered.layers.said import Said, hints_path
 from locus_tiered.layers.tombstones import Tombstones
-from locus_tiered.stores.journal import check_journal_path
+from locus_tiered.stores.journal import check_journal_path, key_of
 
 __all__ = ["ReplicatedCheckpointer"]
 
@@ -53,6 +53,8 @@ logger = logger_for(__name__)
 T = TypeVar("T")
 
 _SETTLE_SECONDS = 5.0
+_ROUNDS = 4
+"""How often a delete goes after what is saved above it meanwhile."""
 
 
 class ReplicatedCheckpointer(ReplicatedMending):
@@ -102,7 +104,7 @@ class ReplicatedCheckpointer(ReplicatedMending):
                 hint='add journal="./hints", or write_quorum="all"',
             )
         self._hint_is_needed = two
-        self.tombstones = Tombstones(self, clock, tidies=False)
+        self.tombstones = Tombstones(self, clock, tidies=False, heard=self._heard_of)
         members = [
             Replica(
                 layer,
@@ -111,6 +113,8 @@ class ReplicatedCheckpointer(ReplicatedMending):
                 path=None if self.journal is None else hints_path(self.journal, layer.name),
                 window=self.hint_window,
                 tombstones=self.tombstones,
+                compare=self._compare_soon,
+                late=self._look_late,
             )
             for layer in layers
         ]
@@ -122,6 +126,12 @@ class ReplicatedCheckpointer(ReplicatedMending):
             layer.put_in_order()
             layer.share_stamps(self._stamps)
         warn_about_order(self)
+
+    def _heard_of(self, thread_id: str, checkpoint_id: str | None, stamp: str) -> None:
+        self._graves.dig(self._key(thread_id), checkpoint_id, stamp)
+
+    def _compare_soon(self, thread_id: str) -> None:
+        self._suspect(thread_id, self._key(thread_id))
 
     # -- facts ---------------------------------------------------------------------------------------
 
@@ -208,18 +218,28 @@ class ReplicatedCheckpointer(ReplicatedMending):
 
         async def delete() -> bool:
             bury = self._needs_tombstone(key, op)
+            minded = True
             if bury:
                 await self._ready()
                 # The tombstone must be above what others have saved, and above the one before it.
                 await self._look_around(op.thread_id, key)
-                await self._mind_graves(op.thread_id, key, op.checkpoint_id)
-            stamp = self._stamps.issue(key)
-            if bury:
-                await self.tombstones.lay(op.thread_id, op.checkpoint_id, stamp)
-            said = await self._to_all(key, op, stamp)
+                minded = await self._mind_graves(op.thread_id, key, op.checkpoint_id)
+            deleted = False
+            for _ in range(_ROUNDS):
+                stamp = self._stamps.issue(key)
+                if bury:
+                    await self.tombstones.lay(op.thread_id, op.checkpoint_id, stamp)
+                    minded = minded or await self._mind_graves(op.thread_id, key, op.checkpoint_id)
+                self._graves.dig(key, op.checkpoint_id, stamp)  # before: what mends a replica must not come after
+                said = await self._to_all(key, op, stamp)
+                deleted = deleted or any(each.vote and each.result for each in said)
+                newer = max(each.newer for each in said)
+                if not newer:
+                    break
+                self._stamps.observe(key, newer)  # nobody had told of it: once more, above it
             self._floors.drop(key, op.checkpoint_id)
             self._look_at_latest(op.thread_id, key)
-            return any(each.vote and each.result for each in said)
+            return deleted
 
         return await self._lanes.change(key, delete)
 
@@ -235,6 +255,7 @@ class ReplicatedCheckpointer(ReplicatedMending):
         Raises :class:`QuorumError` when the quorum cannot be reached any more.
         """
         await self._ready()
+        self._changed_at = self._clock.monotonic()
         tasks = {self._in_background(replica.write(key, op, stamp)): replica for replica in self._replicas}
         for task, replica in tasks.items():
             self._writes[task] = (replica, key, op, stamp)
@@ -281,10 +302,10 @@ class ReplicatedCheckpointer(ReplicatedMending):
         said += [task.result() for task in slow if task in done]
         for task in [each for each in slow if each in waiting]:
             replica = slow[task]
-            replica.stood_in.add(stamp)
+            replica.stood_in.add((key, stamp))
             row = await replica.hint(key, op, stamp, attempted=True)
             if row is None:
-                replica.stood_in.discard(stamp)
+                replica.stood_in.discard((key, stamp))
                 return set(waiting)
             said.append(Said(replica, took=False, hinted=True))
             replica.lags(key, op.thread_id, task)
@@ -293,7 +314,7 @@ class ReplicatedCheckpointer(ReplicatedMending):
 
     def _not_needed(self, replica: Replica, row: Any, ended: asyncio.Task[Said]) -> None:
         """The slow replica took it after all: its hint can go."""
-        replica.stood_in.discard(row.stamp)
+        replica.stood_in.discard((key_of(row), row.stamp))
         journal = replica.hints
         if not ended.cancelled() and ended.exception() is None and ended.result().took and journal is not None:
             self._in_background(journal.drop([row]))

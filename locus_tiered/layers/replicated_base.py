@@ -23,6 +23,7 @@ from locus_tiered.core.logs import logger_for
 from locus_tiered.core.operations import Head, Operation
 from locus_tiered.core.signals import emit
 from locus_tiered.layers.conflicts import Conflicts
+from locus_tiered.layers.graves import Graves
 from locus_tiered.layers.heartbeat import Heartbeats
 from locus_tiered.layers.latency import HedgeBudget
 from locus_tiered.layers.quorum import Answers, ask_until, described
@@ -54,12 +55,13 @@ class ReplicatedBase(ReplicatedRows, base=True):
         self._replicas, self._votes = tuple(replicas), votes
         self._noes = len(replicas) - votes + 1
         self._floors = Floors()
+        self._graves = Graves()
         self._conflicts = Conflicts(lambda: self.name)
         self._hedge = HedgeBudget()
         self._heartbeats = Heartbeats(self._replicas, self._clock, self._stamps, max(votes, self._noes))
         self._is_ready: PerLoop[_Ready] = PerLoop(_Ready)
         self._openings: Flights[None] = Flights()
-        self._to_look_at: dict[str, tuple[str, float]] = {}
+        self._to_look_at: dict[str, tuple[str, float, tuple[Replica, ...]]] = {}
 
     def _key(self, thread_id: str) -> str:
         key = self._scoped(thread_id)
@@ -81,6 +83,11 @@ class ReplicatedBase(ReplicatedRows, base=True):
             if replica.marked and not replica.is_resting:
                 for key, thread_id in list(replica.marked.items()):
                     self._suspect(thread_id, key)
+            if replica.far.given_up:
+                self._look_late()
+
+    async def _is_in_use(self, replica: Replica) -> bool:
+        return await self._heartbeats.shows(replica)
 
     async def _open(self) -> None:
         for replica in self._replicas:
@@ -161,14 +168,19 @@ class ReplicatedBase(ReplicatedRows, base=True):
             if head is not None:
                 self._stamps.observe(key, head.stamp)
 
-    async def _mind_graves(self, thread_id: str, key: str, checkpoint_id: str | None = None) -> None:
-        """What was there is gone: what this process saves next must be above the delete, whatever clocks say."""
+    async def _mind_graves(self, thread_id: str, key: str, checkpoint_id: str | None = None) -> bool:
+        """What was there is gone: what this process saves next must be above the delete, whatever clocks say.
+
+        Answers whether tombstones could be asked for. Without it, only a clock that is behind is a danger.
+        """
         if thread_id.startswith(RESERVED):
-            return
+            return True
         asked = dict.fromkeys([(thread_id, None), (thread_id, checkpoint_id)])
-        with suppress(LocusTieredError, OSError):  # without it, only a clock that is behind is a danger
+        with suppress(LocusTieredError, OSError):
             for stamp in (await self.tombstones.among(asked)).values():
                 self._stamps.observe(key, stamp)
+            return True
+        return False
 
     # -- mending what was read -----------------------------------------------------------------------
 
@@ -179,10 +191,15 @@ class ReplicatedBase(ReplicatedRows, base=True):
         return (entry.stamp or "") <= max(gone.values(), default="") if gone else False
 
     async def _mend(self, thread_id: str, key: str, found: Checkpoint, others: dict[Replica, Any]) -> None:
-        """Have the replicas that were asked hold what is about to be answered."""
-        for replica, answer in others.items():
-            if answer is not None and answer.stamp is not None and answer.stamp >= (found.stamp or ""):
+        """Have the replicas that were asked hold what is about to be answered.
+
+        What has no stamp has its place by the order of arrival alone: a comparison copies it in order.
+        """
+        for replica, answer in others.items() if found.stamp is not None else ():
+            if answer is not None and answer.stamp is not None and answer.stamp >= found.stamp:
                 continue
+            if self._graves.hold(key, found.entry):
+                return  # deleted by this process meanwhile
             try:
                 await replica.mend(key, found)
                 emit("replica.mended", self.name, thread_id, tier=replica.name)
@@ -199,6 +216,10 @@ class ReplicatedBase(ReplicatedRows, base=True):
     @abstractmethod
     def _suspect(self, thread_id: str, key: str) -> None:
         """The replicas differ about a thread: compare them soon."""
+
+    @abstractmethod
+    def _look_late(self) -> None:
+        """A write was given up on, and may be carried out late: see to it once the replica is back."""
 
     @abstractmethod
     def _in_background(self, work: Any) -> Any:

@@ -1,13 +1,15 @@
 """The mending half of replication: what runs in the background, and ``scrub()``.
 
 A thread whose replicas were seen to differ, or of which a replica missed more than was kept, is compared a moment
-later; one that was deleted from is looked at as readers without this library see it.
+later; one that was deleted from is looked at as readers without this library see it. A write that was given up on may
+be carried out late, after newer ones (by a server that was stopped, from its buffers): some seconds after the replica
+is back and has what it missed, the thread is compared, and looked at, once more.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,6 +20,7 @@ from locus_tiered.core.logs import logger_for
 from locus_tiered.layers.replica import Replica
 from locus_tiered.layers.replicated_reads import ReplicatedReads
 from locus_tiered.layers.scrub import Progress, Scrubber, ScrubReport
+from locus_tiered.layers.versions import GivenUp
 
 if TYPE_CHECKING:
     from locus_tiered.layers.replicated import ReplicatedCheckpointer
@@ -32,6 +35,20 @@ _LATEST_AGAIN = 5.0
 """Seconds before it is looked at in a replica that could not be asked."""
 _COMPARED_AGAIN = 30.0
 """Seconds before a thread is compared again that could not be compared everywhere."""
+_LATE_AFTER = 5.0
+"""Seconds after a replica has what it missed before that is looked for which it may have carried out late."""
+_FIRST_ASKED, _LONGEST_ASKED = 1.0, 30.0
+"""Seconds between two questions whether it has."""
+_BUSY_SECONDS = 1.0
+"""For so long after somebody's change a comparison takes only half of the time."""
+
+
+class _LateLooks:
+    """An event loop's looks for writes that were carried out late."""
+
+    def __init__(self) -> None:
+        self.running = False
+        self.since: dict[tuple[Replica, str], tuple[GivenUp, float]] = {}
 
 
 class ReplicatedMending(ReplicatedReads, base=True):
@@ -40,6 +57,8 @@ class ReplicatedMending(ReplicatedReads, base=True):
     def _begin(self, replicas: Sequence[Replica], votes: int, read: object) -> None:
         super()._begin(replicas, votes, read)
         self._scrubber = Scrubber(cast("ReplicatedCheckpointer", self))
+        self._changed_at = float("-inf")
+        self._late_looks: PerLoop[_LateLooks] = PerLoop(_LateLooks)
         self._suspected: PerLoop[set[str]] = PerLoop(set)
         self._background: PerLoop[set[asyncio.Task[Any]]] = PerLoop(set)
         self._pausing: PerLoop[set[asyncio.Task[Any]]] = PerLoop(set)
@@ -62,14 +81,21 @@ class ReplicatedMending(ReplicatedReads, base=True):
         finally:
             pausing.discard(task)
 
+    async def _give_way(self, seconds: float) -> None:
+        """While changes are made, leave them as much time as a comparison has just taken."""
+        if seconds > 0 and self._clock.monotonic() - self._changed_at < _BUSY_SECONDS:
+            await self._clock.sleep(min(seconds, _BUSY_SECONDS))
+
     # -- mending -------------------------------------------------------------------------------------
 
     def _look_at_latest(self, thread_id: str, key: str) -> None:
         """Soon after the last delete, look at what readers without this library see."""
-        if key in self._to_look_at or thread_id.startswith(RESERVED):
-            self._to_look_at[key] = (thread_id, self._clock.monotonic())
+        if thread_id.startswith(RESERVED):
             return
-        self._to_look_at[key] = (thread_id, self._clock.monotonic())
+        waits = key in self._to_look_at
+        self._to_look_at[key] = (thread_id, self._clock.monotonic(), self._replicas)
+        if waits:
+            return
 
         async def later() -> None:
             while key in self._to_look_at:
@@ -87,16 +113,19 @@ class ReplicatedMending(ReplicatedReads, base=True):
         found = self._to_look_at.pop(key, None)
         if found is None:
             return
-        for replica in self._replicas:
+        thread_id, _, replicas = found
+        later: list[Replica] = []
+        for replica in replicas:
             if replica.is_resting or replica.is_doubtful(key):
-                # Later, then. Nothing is left to do where it missed something: what is sent or copied is looked at.
-                self._to_look_at.setdefault(key, (found[0], self._clock.monotonic() + _LATEST_AGAIN))
-            elif not replica.is_behind(key):
+                later.append(replica)
+            elif not replica.is_behind(key):  # where it missed something, what is sent or copied is looked at
                 try:
-                    await replica.flusher.lanes.change(key, partial(replica.check_latest, found[0]))
+                    await replica.flusher.lanes.change(key, partial(replica.check_latest, thread_id))
                 except (LocusTieredError, OSError) as error:
                     replica.flusher.failed(error)
-                    self._to_look_at.setdefault(key, (found[0], self._clock.monotonic() + _LATEST_AGAIN))
+                    later.append(replica)
+        if later:
+            self._to_look_at.setdefault(key, (thread_id, self._clock.monotonic() + _LATEST_AGAIN, tuple(later)))
 
     def _suspect(self, thread_id: str, key: str) -> None:
         suspected = self._suspected.get()
@@ -115,6 +144,48 @@ class ReplicatedMending(ReplicatedReads, base=True):
 
         self._in_background(compare())
 
+    def _look_late(self) -> None:
+        """A write was given up on: see to it that what comes of it is looked for."""
+        looks = self._late_looks.get()
+        if not looks.running:
+            looks.running = True
+            self._in_background(self._late(looks))
+
+    async def _late(self, looks: _LateLooks) -> None:
+        pause = _FIRST_ASKED
+        try:
+            while any(replica.far.given_up for replica in self._replicas):
+                await self._pause(pause)
+                for replica, key, given_up in list(self._due_late(looks)):
+                    await self._look_once_more(replica, key, given_up)
+                pause = _FIRST_ASKED if looks.since else min(2 * pause, _LONGEST_ASKED)
+        finally:
+            looks.running = False
+
+    def _due_late(self, looks: _LateLooks) -> Iterator[tuple[Replica, str, GivenUp]]:
+        """Threads that a replica has been in step about for long enough since a write was given up on."""
+        now = self._clock.monotonic()
+        for replica in self._replicas:
+            for key, given_up in list(replica.far.given_up.items()):
+                place = (replica, key)
+                if replica.is_resting or replica.is_behind(key):
+                    looks.since.pop(place, None)
+                elif place not in looks.since or looks.since[place][0] is not given_up:
+                    looks.since[place] = (given_up, now)
+                elif now - looks.since[place][1] >= _LATE_AFTER:
+                    del looks.since[place]
+                    yield replica, key, given_up
+
+    async def _look_once_more(self, replica: Replica, key: str, given_up: GivenUp) -> None:
+        """Compare a thread, and look at what readers without this library see there; once, if nothing fails."""
+        work = self._scrubber.one(given_up.thread)
+        try:
+            report = await asyncio.get_running_loop().create_task(work, context=given_up.context.copy())
+        except (LocusTieredError, OSError):
+            return
+        if replica.name not in report.unreachable and replica.far.given_up.get(key) is given_up:
+            del replica.far.given_up[key]
+
     async def scrub(
         self,
         *,
@@ -127,14 +198,16 @@ class ReplicatedMending(ReplicatedReads, base=True):
 
         Args:
             deep: Also load every checkpoint from every replica and verify its digest, and look at the newest that each
-                replica answers with by itself.
+                replica answers with by itself. (Where something was mended, or a write given up on, that is looked at
+                anyway.)
             progress: Called after every thread.
             threads: Only these; by default all, beginning where a scrub that was stopped has ended.
             rate: At most so many threads a second.
 
         Threads in step cost one listing per replica and no state. What is missing is copied, oldest first, from a
         replica whose copy is intact; what was deleted is deleted everywhere; what only a replica has that was away
-        for longer than tombstones are kept is put in quarantine. Cancelling it loses nothing.
+        for longer than tombstones are kept is put in quarantine. Cancelling it loses nothing. Saves and deletes go
+        first: it lets them in between two copies, and while there are any it takes only half of the time.
         """
         await self._ready()
         return await self._scrubber.run(deep=deep, progress=progress, threads=threads, rate=rate)

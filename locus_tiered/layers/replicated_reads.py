@@ -16,6 +16,7 @@ from locus_tiered.core.envelope import corrupt
 from locus_tiered.core.errors import (
     BackendError,
     CorruptCheckpoint,
+    LocusTieredError,
     shorten,
 )
 from locus_tiered.core.ids import RESERVED
@@ -29,10 +30,12 @@ from locus_tiered.core.operations import (
     Load,
     Row,
 )
-from locus_tiered.layers.pending import last_word, overlay
-from locus_tiered.layers.quorum import Answers
-from locus_tiered.layers.replica import Replica, is_iteration_save
+from locus_tiered.core.stamp import looks_random
+from locus_tiered.layers.pending import last_word, newest_first, overlay
+from locus_tiered.layers.quorum import Answers, newest_versions
+from locus_tiered.layers.replica import Replica
 from locus_tiered.layers.replicated_base import ReplicatedBase
+from locus_tiered.layers.versions import is_iteration_save
 from locus_tiered.stores.journal_rows import RowDamaged
 
 __all__ = ["ReplicatedReads"]
@@ -40,6 +43,8 @@ __all__ = ["ReplicatedReads"]
 logger = logger_for(__name__)
 
 T = TypeVar("T")
+
+_TRIES = 2  # more, of a newest that is listed and cannot be loaded
 
 
 class ReplicatedReads(ReplicatedBase, base=True):
@@ -55,16 +60,8 @@ class ReplicatedReads(ReplicatedBase, base=True):
         wanted = op.checkpoint_id
 
         async def load(replica: Replica) -> Checkpoint | None:
-            last = last_word(replica.rows(key), wanted)
-            if last is None or last.kind == "scrub":
-                return await replica.ask(op)
-            if last.kind == "delete":
-                return None
-            journal = replica.hints
-            try:
-                return None if journal is None else await journal.checkpoint(last)
-            except RowDamaged as damage:
-                raise corrupt(replica.name, op.thread_id, wanted, f"a hint for it is damaged ({damage})") from damage
+            found = await self._copy(replica, op, wanted, key)
+            return None if found is None or self._graves.hold(key, found.entry) else found
 
         if op.stamp is None and (self.read == "quorum" or op.thread_id.startswith(RESERVED)):
             return self._saw(key, await self._load_by_quorum(op, key, load))
@@ -93,17 +90,48 @@ class ReplicatedReads(ReplicatedBase, base=True):
             older = [each for each in answers.others.values() if each is not None]
             if not older:
                 await self._mind_graves(op.thread_id, key, wanted)
-            return max(older, key=lambda each: each.stamp or "", default=None)
+            return self._saw(key, max(older, key=lambda each: each.stamp or "", default=None))
         for error in answers.errors.values():
             if isinstance(error, CorruptCheckpoint):
                 raise error
         raise self._unknown(op, answers, "has not got it")
 
+    async def _copy(self, replica: Replica, op: Load, wanted: str, key: str) -> Checkpoint | None:
+        """A checkpoint as a replica will have it once its hints were sent."""
+        last = last_word(replica.rows(key), wanted)
+        if last is None or last.kind == "scrub" or (last.kind == "save" and op.stamp not in (None, last.stamp)):
+            return await replica.ask(op)
+        again = last.id is None or not looks_random(wanted)  # anybody may have saved it since
+        if again and last.stamp != op.stamp:
+            there = None
+            try:
+                there = await replica.ask(op)
+            except (LocusTieredError, OSError):
+                if last.kind == "delete" or self.read == "quorum":
+                    raise
+            if there is not None and (there.stamp or "") > last.stamp:
+                return there
+        if last.kind == "delete":
+            return None
+        journal = replica.hints
+        try:
+            return None if journal is None else await journal.checkpoint(last)
+        except RowDamaged as damage:
+            raise corrupt(replica.name, op.thread_id, wanted, f"a hint for it is damaged ({damage})") from damage
+
     def _saw(self, key: str, found: Checkpoint | None) -> Checkpoint | None:
-        """This process was told of a checkpoint: nothing less is answered to it as the newest from now on."""
+        """This process was told of a checkpoint: nothing less is answered to it as the newest from now on, and what it
+        saves next is above it, whatever its clock says.
+        """
         if found is not None:
             self._floors.raise_to(key, found.entry)
+            self._is_below_the_next(key, found.entry)
         return found
+
+    def _is_below_the_next(self, key: str, entry: Entry) -> None:
+        """What this process saves next is above a checkpoint. Where it has not looked at the newest yet, it will."""
+        if entry.stamp is not None and self._stamps.has_seen(key):
+            self._stamps.observe(key, entry.stamp)
 
     async def _load_by_quorum(self, op: Load, key: str, load: Callable[[Replica], Any]) -> Checkpoint | None:
         """The newest version of an id that any of so many replicas has."""
@@ -123,6 +151,7 @@ class ReplicatedReads(ReplicatedBase, base=True):
         return newest
 
     async def _newest(self, thread_id: str) -> Checkpoint | None:
+        before: list[Entry] = []
         for _ in range(1000):
             head = await self.on_head(Head(thread_id))
             if head is None:
@@ -131,6 +160,14 @@ class ReplicatedReads(ReplicatedBase, base=True):
             if found is not None:
                 return found
             self._floors.lower(self._key(thread_id), head)
+            if before.count(head) == _TRIES:
+                break
+            before.append(head)  # else somebody saves again and again, or deletes
+        # It was never acknowledged, and the replica that lists it cannot tell what it was.
+        for entry in await self.on_list_checkpoints(ListCheckpoints(thread_id, MOST, ordered=True)):
+            found = await self.on_load(Load(thread_id, entry.id, entry.stamp))
+            if found is not None:
+                return found
         raise BackendError(
             f"{self.name}: the newest checkpoint of thread {shorten(thread_id)} was listed but could not be loaded, "
             "again and again; nothing was changed. Try again",
@@ -148,8 +185,10 @@ class ReplicatedReads(ReplicatedBase, base=True):
         async def head(replica: Replica) -> Entry | None:
             rows = replica.rows(key)
             if not rows:
-                return await replica.ask(op)
-            listed = overlay(await replica.entries(op.thread_id, key), rows)
+                found = await replica.ask(op)
+                if found is None or not self._graves.hold(key, found):
+                    return found
+            listed = await self._entries(replica, op.thread_id, key)
             return listed[0] if listed else None
 
         if self.read == "quorum":
@@ -190,16 +229,18 @@ class ReplicatedReads(ReplicatedBase, base=True):
         if len(heads) == len(answers.others) and all(entry == newest for entry in heads):
             return await self._after_floor(op.thread_id, key, heads)
         # They differ: what one of them has may have been deleted, or may have been missed by the others.
-        for entry in sorted(set(heads), key=lambda each: each.stamp or "", reverse=True):
-            if await self._is_buried(op.thread_id, entry):
+        gone = await self._is_buried(op.thread_id, newest)
+        found = None if gone else await self.on_load(Load(op.thread_id, newest.id, newest.stamp))
+        if found is not None:
+            await self._mend(op.thread_id, key, found, answers.others)
+            return await self._after_floor(op.thread_id, key, [newest])
+        # It is gone, and hides what lies below it: the newest of that need not be among the heads.
+        for entry in await self.on_list_checkpoints(ListCheckpoints(op.thread_id, MOST, ordered=True)):
+            if entry == newest:
                 continue
             found = await self.on_load(Load(op.thread_id, entry.id, entry.stamp))
             if found is not None:
                 await self._mend(op.thread_id, key, found, answers.others)
-                return await self._after_floor(op.thread_id, key, [entry])
-        # All of them are gone: what lies below is the newest.
-        for entry in await self.on_list_checkpoints(ListCheckpoints(op.thread_id, MOST, ordered=True)):
-            if entry not in heads and await self.on_load(Load(op.thread_id, entry.id, entry.stamp)) is not None:
                 return await self._after_floor(op.thread_id, key, [entry])
         return await self._after_floor(op.thread_id, key, [])
 
@@ -217,6 +258,18 @@ class ReplicatedReads(ReplicatedBase, base=True):
 
     # -- lists ---------------------------------------------------------------------------------------
 
+    async def _entries(self, replica: Replica, thread_id: str, key: str) -> list[Entry]:
+        """A thread as a replica will have it once its hints were sent."""
+        listed = await replica.entries(thread_id, key)
+        rows = replica.rows(key)
+        if rows:
+            saved = {entry.id: entry.stamp or "" for entry in listed}
+            # What somebody else has saved since under the same id stays.
+            listed = overlay(
+                listed, [row for row in rows if row.kind != "save" or saved.get(row.id or "", "") <= row.stamp]
+            )
+        return [entry for entry in listed if not self._graves.hold(key, entry)]
+
     async def on_list_checkpoints(self, op: ListCheckpoints) -> list[Entry]:
         await self._ready()
         key = self._key(op.thread_id)
@@ -225,8 +278,7 @@ class ReplicatedReads(ReplicatedBase, base=True):
             rows = replica.rows(key)
             if not rows and not op.ordered and op.thread_id.startswith(RESERVED):
                 return await replica.ask(ListCheckpoints(op.thread_id, MOST))
-            listed = await replica.entries(op.thread_id, key)
-            return overlay(listed, rows) if rows else listed
+            return await self._entries(replica, op.thread_id, key)
 
         def fresh(_: Replica, found: list[Entry]) -> bool:
             newest = found[0] if found else None
@@ -237,11 +289,10 @@ class ReplicatedReads(ReplicatedBase, base=True):
             op, key, entries, (lambda *_: False) if by_quorum else fresh, at_once=self._noes if by_quorum else 1
         )
         if answers.found is not None:
-            self._conflicts.seen(key, answers.found[1])
-            return answers.found[1][: op.limit]
+            return self._listed(key, answers.found[1])[: op.limit]
         if len(answers.others) < self._noes:
             raise self._unknown(op, answers, "answered")
-        listed = overlay([entry for each in answers.others.values() for entry in reversed(each)], ())
+        listed = newest_first(newest_versions(answers.others.values()).values())
         if op.thread_id.startswith(RESERVED):
             return listed[: op.limit]
         sure = []
@@ -249,8 +300,14 @@ class ReplicatedReads(ReplicatedBase, base=True):
             everywhere = all(entry in each for each in answers.others.values())
             if everywhere or not await self._is_buried(op.thread_id, entry):
                 sure.append(entry)
-        self._conflicts.seen(key, sure)
-        return sure[: op.limit]
+        return self._listed(key, sure)[: op.limit]
+
+    def _listed(self, key: str, entries: list[Entry]) -> list[Entry]:
+        """This process was told of these checkpoints, newest first."""
+        self._conflicts.seen(key, entries)
+        if entries:
+            self._is_below_the_next(key, entries[0])
+        return entries
 
     async def on_exists(self, op: Exists) -> bool:
         if op.checkpoint_id is None:
@@ -261,7 +318,17 @@ class ReplicatedReads(ReplicatedBase, base=True):
 
         async def exists(replica: Replica) -> bool:
             last = last_word(replica.rows(key), wanted)
-            return await replica.ask(op) if last is None or last.kind == "scrub" else last.kind == "save"
+            if last is not None and last.kind == "save":
+                return True
+            deleted = self._graves.stamp_of(key, wanted)
+            if last is not None and last.kind == "delete":
+                if last.id is not None and looks_random(wanted):
+                    return False
+                deleted = last.stamp
+            if not deleted:
+                return await replica.ask(op)
+            found = await replica.ask(Load(op.thread_id, wanted))
+            return found is not None and (found.stamp or "") > deleted
 
         by_quorum = self.read == "quorum"
         answers: Answers[bool] = await self._ask(

@@ -20,6 +20,8 @@ T = TypeVar("T")
 class ReplicatedRows(OrderingLayer, base=True):
     """See :class:`~locus_tiered.layers.replicated.ReplicatedCheckpointer`."""
 
+    _replicas: tuple[Replica, ...]
+
     @abstractmethod
     async def _ready(self) -> None:
         """Before an operation: hints of former processes, and who was away for too long."""
@@ -28,17 +30,27 @@ class ReplicatedRows(OrderingLayer, base=True):
     def _order(self, key: str | None = None) -> list[Replica]:
         """The replicas that are believed."""
 
+    @abstractmethod
+    async def _is_in_use(self, replica: Replica) -> bool:
+        """Whether a replica shows what every one that is in use holds: one that cannot be reached, or lost all, may
+        say that there is nothing.
+        """
+
     async def _in_step(self, op: Operation[T]) -> T:
         """Ask a replica that can and has missed nothing; one that has missed something is mended first."""
         await self._ready()
         able = [replica for replica in self._order() if op.flag is None or replica.layer.explain()[op.flag]]
         failure: BaseException | None = None
-        for replica in sorted(able, key=lambda each: not each.in_step):
+        # The same one as before, if it can be, however fast others are: each lists in an order of its own.
+        able.sort(key=lambda each: (not each.in_step, each.is_resting, self._replicas.index(each)))
+        for replica in able:
             try:
                 if not replica.in_step:
                     await replica.deliver_all()
                 if replica.in_step:
-                    return await replica.ask(op)
+                    found = await replica.ask(op)
+                    if found or await self._is_in_use(replica):
+                        return found
             except (LocusTieredError, OSError) as error:
                 failure = error
         raise BackendError(

@@ -4,13 +4,12 @@ Identity and order are compared first (ids and stamps, one listing per replica);
 is missing. The rules, per thread:
 
 * what a tombstone has buried is deleted wherever it still is;
-* an iteration save that is older than the thread's newest checkpoint is deleted rather than copied: it existed to
-  survive a crash that was survived since;
+* an iteration save that is older than the thread's newest checkpoint is deleted, not copied: the crash was survived;
 * everything else that any believed replica has (where those are too few: also any that was away) is copied to those
-  that lack it, oldest first, the newest last, from a replica whose copy is intact (its digest is verified when it is
-  read);
+  that lack it, oldest first, from a replica whose copy is intact (its digest is verified when it is read);
 * what only a fenced replica has is moved to its quarantine thread;
-* afterwards each changed (``deep``: each) replica's own newest is looked at, for readers without this library.
+* afterwards each changed (``deep``: each) replica's own newest is looked at, for readers without this library; so is
+  that of a replica that may have carried out a write late.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +29,13 @@ from locus_tiered.core.logs import logger_for
 from locus_tiered.core.operations import Exists, ListThreads, Load, Save
 from locus_tiered.core.signals import emit
 from locus_tiered.core.stamp import is_stamp, looks_random
-from locus_tiered.layers.replica import Replica, is_iteration_save
+from locus_tiered.layers.quorum import newest_versions
+from locus_tiered.layers.replica import Replica
+from locus_tiered.layers.scrub_listing import entries_of, gives_up_tombstone
+from locus_tiered.layers.scrub_report import Progress, ScrubReport
+from locus_tiered.layers.scrub_steps import MOST_ROUNDS, Rounds, is_under_way, paced
 from locus_tiered.layers.tombstones import TOMBSTONES
+from locus_tiered.layers.versions import is_iteration_save
 
 if TYPE_CHECKING:
     from locus_tiered.layers.replicated import ReplicatedCheckpointer
@@ -44,45 +47,6 @@ logger = logger_for(__name__)
 _QUARANTINE = f"{RESERVED}quarantine"
 _AT_ONCE = 4
 """Threads that are compared side by side; one after the other when the rate is limited."""
-
-
-@dataclass(slots=True)
-class ScrubReport:
-    """What a scrub has done."""
-
-    threads: int = 0
-    """Threads that were compared."""
-    differed: int = 0
-    """Threads that were not the same everywhere."""
-    copied: int = 0
-    """Checkpoints copied to a replica that lacked them."""
-    deleted: int = 0
-    """Checkpoints deleted where they were left behind."""
-    mended: int = 0
-    """Damaged copies replaced, and replicas whose own newest was wrong."""
-    damaged: int = 0
-    """Copies that were not what was saved."""
-    quarantined: int = 0
-    """Checkpoints that only a fenced replica had, put aside there."""
-    unreachable: set[str] = field(default_factory=set)
-    """Replicas that could not be compared."""
-    unmended: int = 0
-    """Checkpoints of which no intact copy was found."""
-
-    @property
-    def in_step(self) -> bool:
-        """Whether every replica was reached and nothing is left to do."""
-        return not self.unreachable and not self.unmended
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a scrub has come."""
-
-    done: int
-    total: int
-    thread_id: str
-    report: ScrubReport
 
 
 class Scrubber:
@@ -103,12 +67,14 @@ class Scrubber:
         """See :meth:`ReplicatedCheckpointer.scrub`."""
         report = ScrubReport()
         replicas = self._owner._replicas
-        everything = sorted(await self._threads(report)) if threads is None else list(threads)
+        marked = {thread for replica in replicas for thread in replica.marked.values()}
+        missed = {thread for thread in marked if not thread.startswith(RESERVED)}  # deleted since, and so in no list
+        everything = sorted(await self._threads(report) | missed) if threads is None else list(threads)
         start = self._after if threads is None else None
         todo = [thread for thread in everything if start is None or thread > start]
         if threads is None:
             for thread_id in self._reserved():
-                await self._thread(thread_id, report, deep=False)
+                await self._thread(thread_id, report, deep=True)  # who cannot read them compares nothing
         at_once = _AT_ONCE if rate is None else 1
         for place in range(0, len(todo), at_once):
             batch = todo[place : place + at_once]
@@ -123,7 +89,8 @@ class Scrubber:
         if threads is None:
             complete = start is None
             self._after = None
-            if complete and report.in_step:
+            # What is damaged wherever it is cannot be mended by waiting: nobody stays fenced for it.
+            if complete and not report.unreachable:
                 for replica in replicas:
                     if replica.fenced:
                         await self._owner._heartbeats.give(replica)
@@ -159,25 +126,44 @@ class Scrubber:
     async def one(self, thread_id: str) -> ScrubReport:
         """Compare one thread."""
         report = ScrubReport()
-        await self._thread(thread_id, report, deep=False)
+        await self._thread(thread_id, report, deep=thread_id.startswith(RESERVED))
         return report
 
     async def _thread(self, thread_id: str, report: ScrubReport, *, deep: bool) -> None:
-        """Compare one thread while nobody in this process changes it."""
-        owner = self._owner
-        await owner._lanes.change(owner._key(thread_id), lambda: self._compare(thread_id, report, deep=deep))
-
-    async def _compare(self, thread_id: str, report: ScrubReport, *, deep: bool) -> None:
+        """Compare one thread, and mend it; again, until there is nothing left to copy."""
         owner = self._owner
         key = owner._key(thread_id)
+        rounds = Rounds()
+        work: _Work | None = None
         report.threads += not thread_id.startswith(RESERVED)
+        try:
+            while not rounds.is_last:
+                found = await paced(owner, owner._lanes.change(key, lambda: self._round(thread_id, report, rounds)))
+                work = found or work
+                if found is not None and not rounds.is_last:
+                    await found.mend()
+            if work is not None and deep:
+                await work.verify()
+            if work is not None:
+                await work.look(everywhere=deep)
+        except BaseException:
+            owner._look_at_latest(thread_id, key)  # nobody else does any more
+            raise
+
+    async def _round(self, thread_id: str, report: ScrubReport, rounds: Rounds) -> _Work | None:
+        """Compare what the replicas list while nobody in this process changes it."""
+        owner = self._owner
+        key = owner._key(thread_id)
+        rounds.number += 1
+        asked = [replica for replica in owner._replicas if replica not in rounds.silent]
         listed: dict[Replica, list[Entry]] = {}
         for replica, found in zip(
-            owner._replicas,
-            await asyncio.gather(*(self._entries(each, thread_id, key, report) for each in owner._replicas)),
+            asked,
+            await asyncio.gather(*(entries_of(owner, each, thread_id, key, report) for each in asked)),
             strict=True,
         ):
             if found is None:
+                rounds.silent.add(replica)
                 report.unreachable.add(replica.name)
             else:
                 listed[replica] = found
@@ -187,64 +173,25 @@ class Scrubber:
             sources += [replica for replica in listed if replica.is_merely_away]
         if len(sources) < owner._noes and (len(listed) < len(owner._replicas) or not sources):
             report.unreachable.update(replica.name for replica in owner._replicas if replica.fenced)
-            return
-        wanted: dict[str, Entry] = {}
-        for replica in sources:
-            for entry in listed[replica]:
-                best = wanted.get(entry.id)
-                if best is None or (best.stamp or "") < (entry.stamp or ""):
-                    wanted[entry.id] = entry
+            rounds.is_last = True
+            return None
+        wanted = newest_versions(listed[replica] for replica in sources)
         owner._conflicts.seen(key, wanted.values())
-        work = _Work(owner, thread_id, key, listed, report)
-        if any(set(entries) != set(wanted.values()) for entries in listed.values()):
-            report.differed += 1
-            if not thread_id.startswith(RESERVED):
-                await work.bury(wanted)
-            await work.copy(wanted)
-        if deep:
-            await work.verify(wanted)
-        for replica in listed:
+        if rounds.number == 1 and not any(key in replica.marked for replica in owner._replicas):
+            rounds.newest = max((entry.stamp or "" for entry in wanted.values()), default="")
+        work = _Work(owner, thread_id, key, listed, wanted, report, rounds)
+        kept = {entry for entry in wanted.values() if not owner._graves.hold(key, entry)}
+        differs = any(set(entries) != kept for entries in listed.values())
+        report.differed += differs and rounds.number == 1
+        missing = [entry for entry in wanted.values() if work.is_missing(entry)]
+        left = any(entry not in rounds.unfound for entry in missing) or (differs and rounds.number == 1)
+        rounds.is_last = not left or rounds.number > MOST_ROUNDS
+        if not left:
+            report.unmended += len(missing)
             if not report.unreachable:
-                await replica.is_compared(key)
-            if deep or replica in work.changed:
-                with suppress(LocusTieredError, OSError):
-                    if await replica.flusher.lanes.change(key, partial(replica.check_latest, thread_id)):
-                        report.mended += 1
-
-    async def _entries(self, replica: Replica, thread_id: str, key: str, report: ScrubReport) -> list[Entry] | None:
-        """What it has of a thread; copies that are so damaged that they keep it from telling are replaced first."""
-        mended: set[str | None] = set()
-        while True:
-            try:
-                return await replica.entries(thread_id, key)
-            except CorruptCheckpoint as damage:
-                name = damage.checkpoint_id
-                if name is None or name in mended or not await self._replace(replica, thread_id, name, key, report):
-                    return None
-                mended.add(name)
-            except (LocusTieredError, OSError) as error:
-                replica.flusher.failed(error)
-                return None
-
-    async def _replace(self, replica: Replica, thread_id: str, name: str, key: str, report: ScrubReport) -> bool:
-        """Replace a copy of which not even the envelope is intact by the newest that another replica has."""
-        report.damaged += 1
-        emit("replica.damaged", replica.name, thread_id)
-        copies: list[Checkpoint] = []
-        for other in self._owner._replicas:
-            if other is not replica:  # a copy that is intact is good wherever it is found
-                with suppress(LocusTieredError, OSError):
-                    found = await other.ask(Load(thread_id, name))
-                    copies += [found] if found is not None and found.stamp is not None else []
-        if not copies:
-            report.unmended += 1
-            return False
-        try:
-            await replica.mend(key, max(copies, key=lambda each: each.stamp or ""))
-        except (LocusTieredError, OSError):
-            return False
-        report.mended += 1
-        return True
+                for replica in listed:
+                    await replica.is_compared(key)
+        return work
 
 
 class _Work:
@@ -256,37 +203,61 @@ class _Work:
         thread_id: str,
         key: str,
         listed: dict[Replica, list[Entry]],
+        wanted: dict[str, Entry],
         report: ScrubReport,
+        rounds: Rounds,
     ) -> None:
-        self.owner, self.thread_id, self.key, self.listed, self.report = owner, thread_id, key, listed, report
-        self.changed: set[Replica] = set()
+        self.owner, self.thread_id, self.key, self.listed, self.wanted = owner, thread_id, key, listed, wanted
+        self.report, self.rounds, self.changed = report, rounds, rounds.changed
         self._undecided: set[str] = set()
         """Ids of which nobody can tell now whether they are to be copied or to be deleted."""
 
     async def bury(self, wanted: dict[str, Entry]) -> None:
         """Delete what was deleted, and what need not be copied any more; take it out of ``wanted``."""
+        buried = {entry for entry in wanted.values() if self.owner._graves.hold(self.key, entry)}
         partly = [entry for entry in wanted.values() if any(entry not in each for each in self.listed.values())]
         gone = await self.owner.tombstones.among(_graves(self.thread_id, partly))
         head = max((entry.stamp or "" for entry in wanted.values()), default="")
         for entry in partly:
-            if (entry.stamp or "") <= _buried(gone, self.thread_id, entry):
-                del wanted[entry.id]
+            if _is_buried(gone, self.thread_id, entry):
+                buried.add(entry)
+            elif entry in buried or entry in self.rounds.lasting:
+                continue
             elif (entry.stamp or "") < head and looks_random(entry.id) and not is_stamp(entry.id):
                 found = await self._intact(entry)
                 if found is None:
                     self._undecided.add(entry.id)
                 elif is_iteration_save(found):
-                    del wanted[entry.id]
+                    buried.add(entry)
+                else:
+                    self.rounds.lasting.add(entry)
+        self.rounds.tried |= buried
+        for entry in buried:
+            del wanted[entry.id]
         for replica, entries in self.listed.items():
-            for entry in entries:
-                if entry.id not in wanted:
-                    await self._remove(replica, entry)
+            for entry in [each for each in entries if each.id not in wanted]:
+                await self._remove(replica, entry)
+        if not wanted and (self.thread_id, None) in gone:
+            await self._clear()
+
+    async def _clear(self) -> None:
+        """Delete the rest of a deleted thread where checkpoints of it were deleted one by one.
+
+        A backend may have kept a copy of the newest, or what its index has lost.
+        """
+        for replica in [each for each in self.listed if each in self.changed]:
+            try:
+                await replica.clear(self.key, self.thread_id)
+            except (LocusTieredError, OSError):
+                self.report.unreachable.add(replica.name)
 
     async def _remove(self, replica: Replica, entry: Entry) -> None:
         known_elsewhere = any(entry in each for other, each in self.listed.items() if not other.fenced)
+        if replica.fenced and not known_elsewhere and is_under_way(self.owner, entry):
+            return
         try:
             if replica.fenced and not known_elsewhere:
-                found = await replica.ask(Load(self.thread_id, entry.id, entry.stamp))
+                found = await self._whatever_it_is(replica, entry)
                 if found is not None and found.stamp is not None:
                     aside = found.moved(thread_id=_QUARANTINE, id=json.dumps([self.thread_id, entry.id]))
                     await replica.layer.handle(Save(_QUARANTINE, None, aside.id, None, aside))
@@ -298,28 +269,57 @@ class _Work:
         except (LocusTieredError, OSError):
             self.report.unreachable.add(replica.name)
 
+    async def _whatever_it_is(self, replica: Replica, entry: Entry) -> Checkpoint | None:
+        """A copy that nobody else has; ``None`` when it is damaged: nobody can tell any more what it was."""
+        try:
+            return await replica.ask(Load(self.thread_id, entry.id, entry.stamp))
+        except CorruptCheckpoint as damage:
+            self.report.damaged += 1
+            emit("replica.damaged", replica.name, self.thread_id)
+            logger.error("%s: deleted, as only a replica had it that was away: %s", replica.name, damage)
+            return None
+
+    def is_missing(self, entry: Entry) -> bool:
+        """Whether it is to be copied, and nobody has tried yet."""
+        if entry in self.rounds.tried or self.rounds.is_news(entry):
+            return False
+        return any(entry not in each for each in self.listed.values())
+
+    async def mend(self) -> None:
+        """Delete what is to be deleted, and copy what is missing."""
+        if not self.thread_id.startswith(RESERVED):
+            await self.bury(self.wanted)
+        await self.copy(self.wanted)
+
     async def copy(self, wanted: dict[str, Entry]) -> None:
         """Copy what is missing, oldest first."""
+        copied: list[Entry] = []
         # Those without a stamp are below all others, in the order of whoever lists them.
-        for entry in sorted(wanted.values(), key=lambda each: each.stamp or ""):
-            lacking = [replica for replica, entries in self.listed.items() if entry not in entries]
-            if not lacking:
-                continue
-            found = None if entry.id in self._undecided else await self._intact(entry)
-            if found is None:
-                self.report.unmended += 1
-                continue
-            for replica in lacking:
-                if await self._put(replica, found):
-                    self.report.copied += 1
-                    emit("replica.mended", replica.name, self.thread_id)
-        copied = [entry for entry in wanted.values() if any(entry not in each for each in self.listed.values())]
-        if not copied or self.thread_id.startswith(RESERVED):
+        for entry in sorted(reversed(wanted.values()), key=lambda each: each.stamp or ""):  # noqa: C414  # stable
+            if self.is_missing(entry):
+                await paced(self.owner, self._copy(entry, copied))
+        if copied and not self.thread_id.startswith(RESERVED):
+            await self._take_back(copied)
+
+    async def _copy(self, entry: Entry, copied: list[Entry]) -> None:
+        if self.owner._graves.hold(self.key, entry):
+            return  # deleted by this process since
+        found = None if entry.id in self._undecided else await self._intact(entry)
+        if found is None:
+            self.rounds.unfound.add(entry)  # or it was only replaced since: the next round tells
             return
-        # Deleted by somebody else while we copied? Who deletes leaves the tombstone first.
+        copied.append(entry)
+        self.rounds.tried.add(entry)
+        for replica in [each for each, entries in self.listed.items() if entry not in entries]:
+            if await self._put(replica, found):
+                self.report.copied += 1
+                emit("replica.mended", replica.name, self.thread_id)
+
+    async def _take_back(self, copied: list[Entry]) -> None:
+        """Delete what somebody else deleted while we copied. Who deletes leaves the tombstone first."""
         gone = await self.owner.tombstones.among(_graves(self.thread_id, copied))
         for entry in copied:
-            if (entry.stamp or "") <= _buried(gone, self.thread_id, entry) or await self._has_gone(entry):
+            if _is_buried(gone, self.thread_id, entry) or await self._has_gone(entry):
                 for replica, entries in self.listed.items():
                     if entry not in entries:
                         await self._remove(replica, entry)
@@ -337,7 +337,7 @@ class _Work:
 
     async def _put(self, replica: Replica, found: Checkpoint) -> bool:
         try:
-            if await replica.mend(self.key, found):
+            if await replica.mend(self.key, found, unless=partial(self.owner._graves.hold, self.key, found.entry)):
                 self.changed.add(replica)
                 return True
         except (LocusTieredError, OSError):
@@ -375,25 +375,37 @@ class _Work:
             self.report.unreachable.add(replica.name)
             return None
 
-    async def verify(self, wanted: dict[str, Entry]) -> None:
+    async def look(self, *, everywhere: bool) -> None:
+        """Look at what readers without this library see as the newest, where it may be wrong."""
+        for replica in self.listed:
+            if everywhere or replica in self.changed or self.key in replica.far.given_up:
+                try:
+                    if await replica.flusher.lanes.change(self.key, partial(replica.check_latest, self.thread_id)):
+                        self.report.mended += 1
+                except (LocusTieredError, OSError):
+                    self.report.unreachable.add(replica.name)
+
+    async def verify(self) -> None:
         """Load every copy; what is damaged is replaced from one that is not."""
-        for entry in wanted.values():
-            intact: Checkpoint | None = None
-            damaged: list[Replica] = []
-            for replica, entries in self.listed.items():
-                if entry not in entries:
-                    continue
-                found: Any = await self._load(replica, entry)
-                if found == "damaged":
-                    damaged.append(replica)
-                elif isinstance(found, Checkpoint):
-                    intact = found
-            for replica in damaged:
-                if intact is None:
-                    self.report.unmended += 1
-                elif await self._put(replica, intact):
-                    self.report.mended += 1
-                    emit("replica.restored", replica.name, self.thread_id)
+        for entry in self.wanted.values():
+            await paced(self.owner, self._verify(entry))
+
+    async def _verify(self, entry: Entry) -> None:
+        intact: Checkpoint | None = None
+        damaged: list[Replica] = []
+        for replica in [each for each, entries in self.listed.items() if entry in entries]:
+            found: Any = await self._load(replica, entry)
+            if found == "damaged":
+                damaged.append(replica)
+            elif isinstance(found, Checkpoint):
+                intact = found
+        for replica in damaged:
+            if intact is None:
+                known = await gives_up_tombstone(self.owner, replica, self.listed, self.thread_id, entry, self.report)
+                self.report.unmended += not known
+            elif await self._put(replica, intact):
+                self.report.mended += 1
+                emit("replica.restored", replica.name, self.thread_id)
 
 
 def _graves(thread_id: str, entries: Sequence[Entry]) -> list[tuple[str, str | None]]:
@@ -401,6 +413,7 @@ def _graves(thread_id: str, entries: Sequence[Entry]) -> list[tuple[str, str | N
     return [(thread_id, None), *((thread_id, entry.id) for entry in entries)]
 
 
-def _buried(gone: Mapping[tuple[str, str | None], str], thread_id: str, entry: Entry) -> str:
-    """The stamp up to which tombstones bury a checkpoint."""
-    return max(gone.get((thread_id, None), ""), gone.get((thread_id, entry.id), ""))
+def _is_buried(gone: Mapping[tuple[str, str | None], str], thread_id: str, entry: Entry) -> bool:
+    """Whether a tombstone buries a checkpoint. One without a stamp is older than any tombstone that there is."""
+    deleted = max(gone.get((thread_id, None), ""), gone.get((thread_id, entry.id), ""))
+    return bool(deleted) and (entry.stamp or "") <= deleted

@@ -12,7 +12,7 @@ dead letters.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from locus.core.state import AgentState
 
@@ -44,10 +44,20 @@ def _name(thread_id: str, checkpoint_id: str | None) -> str:
 
 
 class Tombstones:
-    """The tombstones in one far store. With ``tidies``, those that nobody needs are removed once a day."""
+    """The tombstones in one far store. With ``tidies``, those that nobody needs are removed once a day.
 
-    def __init__(self, inner: Layer, clock: Clock, *, tidies: bool = True) -> None:
-        self._inner, self._clock = inner, clock
+    ``heard`` is told of each that is found: the thread, the checkpoint (``None``: all of them), and the stamp.
+    """
+
+    def __init__(
+        self,
+        inner: Layer,
+        clock: Clock,
+        *,
+        tidies: bool = True,
+        heard: Callable[[str, str | None, str], None] = lambda *_: None,
+    ) -> None:
+        self._inner, self._clock, self._heard = inner, clock, heard
         # A backend that prunes would keep only the last few of one thread.
         self._apart = inner.traits.prunes
         self._lists_few = inner.traits.lists_at_most is not None
@@ -86,6 +96,7 @@ class Tombstones:
             tombstone = await self._inner.handle(Load(self._place(name), name))
             if tombstone is not None and tombstone.stamp is not None:
                 found[wanted[name]] = tombstone.stamp
+                self._heard(*wanted[name], tombstone.stamp)
         return found
 
     async def tidy(self) -> None:

@@ -24,6 +24,7 @@ import logging
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -44,7 +45,9 @@ _LONGEST = 4 * 3600.0  # virtual seconds, jumps of clocks not counted
 
 
 class SimulationFailed(AssertionError):
-    """A law was broken. The message begins with the seed that shows it again."""
+    """A law was broken. The message begins with the seed that shows it again; ``trace`` is the whole story."""
+
+    trace: Sequence[str] = ()
 
 
 @dataclass(slots=True)
@@ -87,7 +90,9 @@ def simulate(seed: int, *, setup: Setup | None = None, directory: Path | None = 
     if problems:
         tail = "\n".join(story.trace[-80:])
         shown = "\n".join(problems[:12])
-        raise SimulationFailed(f"seed {seed}: {setup}\n{shown}\n--- the end of the story ---\n{tail}")
+        failed = SimulationFailed(f"seed {seed}: {setup}\n{shown}\n--- the end of the story ---\n{tail}")
+        failed.trace = story.trace
+        raise failed
     return story
 
 
@@ -97,7 +102,8 @@ class _Run:
     def __init__(self, setup: Setup, place: Path, story: Story) -> None:
         self._setup, self._story = setup, story
         sites = [Site(f"r{number}") for number in range(setup.replicas)]
-        self._world = World(setup, place, History(skewed=setup.jumps), sites, story.seen, story.trace)
+        history = History(skewed=setup.jumps, careless=setup.evil == "careless")
+        self._world = World(setup, place, history, sites, story.seen, story.trace)
 
     @property
     def spins(self) -> bool:
@@ -181,7 +187,7 @@ def main(arguments: list[str] | None = None) -> int:
             story = simulate(seed)
         except SimulationFailed as error:
             failed += 1
-            print(error)
+            print(*(error.trace if options.trace else ()), error, sep="\n")
         else:
             print(f"seed {seed}: the laws hold; {sum(story.seen.values())} events")
             if options.trace:

@@ -99,17 +99,19 @@ class Removal:
 class History:
     """The saves and deletes of all processes. Moments are the numbers that :meth:`now` counts up.
 
-    ``skewed``: clocks of processes differ by hours.
+    ``skewed``: clocks of processes differ by hours. ``careless``: some replica acknowledges what it does only later.
     """
 
-    def __init__(self, *, skewed: bool = False) -> None:
-        self.skewed = skewed
+    def __init__(self, *, skewed: bool = False, careless: bool = False) -> None:
+        self.skewed, self.careless = skewed, careless
         self.versions: dict[int, Version] = {}
         self.removals: list[Removal] = []
         self._threads: dict[str, list[Version]] = {}
         self._removed: dict[str, list[Removal]] = {}
         self._writes: dict[tuple[str, str], dict[tuple[int, tuple[str, int]], float]] = {}
         self._now = 0
+        self.taken: set[int] = set()
+        """Marks of saves that a delete older than themselves has taken from some replica."""
 
     def now(self) -> int:
         """The next moment."""
@@ -144,6 +146,16 @@ class History:
         """This save has just reached some replica, sent by this life of a process (or nobody's: a late effect)."""
         self._writes.setdefault((thread, name), {})[mark, by] = self.now()
 
+    def took(self, mark: int) -> None:
+        """A delete has just taken this save from some replica.
+
+        Where that delete had been acknowledged before the save began, the save came into that replica while an old hint
+        was on its way there. It is missed there, until the replicas have been compared.
+        """
+        version = self.versions.get(mark)
+        if version is not None and not self.may_be_gone(version, self._now + 1):
+            self.taken.add(mark)
+
     # -- what may be ---------------------------------------------------------------------------------
 
     def may_be_gone(self, version: Version, at: float) -> bool:
@@ -172,13 +184,19 @@ class History:
                 return True
         for other in self._threads[version.thread]:
             replaced = other.id == version.id and other.done and other.ended < at and other.stamp > version.stamp
+            replaced = replaced and not self._was_deleted(other, version.begun)
             if replaced and (to is None or self._binds(other.by, other.begun, version, to)):
                 return True
         return False
 
+    def _was_deleted(self, version: Version, before: float) -> bool:
+        """Whether it was deleted, and that acknowledged, by then: what is saved later comes in place of nothing."""
+        removals = [each for each in self._removed.get(version.thread, ()) if each.id in (None, version.id)]
+        return any(each.done and version.ended < each.begun and each.ended < before for each in removals)
+
     def _binds(self, by: Reader, begun: float, version: Version, to: Reader) -> bool:
         """Whether ``to`` must know of a change that ``by`` made to a version."""
-        if to is not by and (not to.strict or version.iteration):
+        if to is not by and (not to.strict or version.iteration or self.careless):
             return False
         writes = self._writes.get((version.thread, version.id), {})
         # Another process's write of that very version was under way: it may have come after the change.

@@ -10,6 +10,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from locus.core.state import AgentState
+
 from locus_tiered.core.envelope import KEY, Envelope
 from locus_tiered.core.errors import LocusTieredError
 from locus_tiered.core.layer import Layer
@@ -68,21 +70,42 @@ class World:
         return self.marks
 
     def weak(self, thread: str) -> set[int]:
-        """Marks of a thread that so few good replicas hold that an answer may do without them: see ``Setup``."""
+        """Marks of a thread that an answer may do without.
+
+        Such are those that so few good replicas hold (see ``Setup``), and those that an old delete has just taken from
+        a replica.
+        """
+        weak = {version.mark for version in self.history.of(thread) if version.mark in self.history.taken}
         if self.setup.evil != "careless":
-            return set()
+            return weak
         good = self.sites[:-1]
-        weak = set()
         for version in self.history.of(thread):
             holders = sum(version.id in site.store.stored.get(thread, ()) for site in good)
             if holders < self.setup.votes:
                 weak.add(version.mark)
         return weak
 
+    def is_intact(self, state: AgentState) -> bool:
+        """Whether a replica's copy is what was saved, envelope included."""
+        version, envelope = self.history.versions.get(state.total_tokens_used), Envelope.read(state.metadata)
+        if version is None or envelope is None or envelope.stamp != version.stamp:
+            return False
+        return _bare(state) == state_of(version.mark, version.iterations)
+
+    async def ruined(self, thread: str) -> set[str]:
+        """Ids of a thread under which a damaged copy is the only one that there is of a save never acknowledged."""
+        held = [(name, state) for site in self.sites for name, state in (await site.held(thread)).items()]
+        intact = {self.history.versions[state.total_tokens_used].stamp for _, state in held if self.is_intact(state)}
+        acknowledged = {version.stamp for version in self.history.of(thread) if version.done}
+        damaged = [(name, Envelope.read(state.metadata)) for name, state in held if not self.is_intact(state)]
+        safe = intact | acknowledged
+        return {name for name, envelope in damaged if envelope is not None and envelope.stamp not in safe}
+
     async def unequal(self, thread: str) -> list[str]:
         """What is wrong with what the replicas themselves hold of a thread, now that all was mended."""
         problems, first = [], None
-        lost = {name for site in self.sites for name in site.lost.get(thread, ())}  # no index, no promise
+        ruined = await self.ruined(thread)
+        lost = ruined | {name for site in self.sites for name in site.lost.get(thread, ())}  # no index, no promise
         for site in self.sites:
             held = await site.held(thread)
             marks = {name: state.total_tokens_used for name, state in held.items() if name not in lost}
@@ -91,8 +114,9 @@ class World:
                 envelope = Envelope.read(state.metadata)
                 stamps[name] = envelope.stamp if envelope else ""
                 version = self.history.versions.get(state.total_tokens_used)
-                plain = state.model_copy(update={"metadata": {k: v for k, v in state.metadata.items() if k != KEY}})
-                if version is None or plain != state_of(version.mark, version.iterations):
+                if name in ruined:
+                    continue
+                if version is None or _bare(state) != state_of(version.mark, version.iterations):
                     problems.append(f"BODY {site.name} {thread}/{name}: not what was saved")
                 elif stamps[name] != version.stamp:
                     problems.append(f"STAMP {site.name} {thread}/{name}: another one than it was saved with")
@@ -101,12 +125,20 @@ class World:
             if first is not None and marks != first:
                 problems.append(f"UNEQUAL {thread}: {self.sites[0].name} has {first}, {site.name} has {marks}")
             first = marks if first is None else first
-            newest = max(stamps, key=lambda name: stamps[name], default=None)
+            newest = max(set(stamps) - lost | ruined & set(stamps), key=lambda name: stamps[name], default=None)
             own = await site.store.load(thread)
+            shown = self.history.versions.get(own.total_tokens_used) if own else None
+            if newest in ruined or (shown and shown.id in lost):
+                continue  # of what nobody can read, or list, nobody can tell a reader
             if (own and own.total_tokens_used) != (newest and held[newest].total_tokens_used):
                 told = own and own.total_tokens_used
                 problems.append(f"LATEST {site.name} {thread}: its own is mark {told}, the newest is {newest}")
         return problems
+
+
+def _bare(state: AgentState) -> AgentState:
+    """A state without the envelope."""
+    return state.model_copy(update={"metadata": {k: v for k, v in state.metadata.items() if k != KEY}})
 
 
 class Process:
@@ -145,7 +177,7 @@ class Process:
     def _link(self, site: Site) -> Link:
         setup, last = self.world.setup, site is self.world.sites[-1]
         weather = Weather(self._dice(), setup.weather, setup.evil if last else "none")
-        return Link(site, (self.name, self.life), self._dice(), self.world.history.wrote, weather)
+        return Link(site, (self.name, self.life), self._dice(), self.world.history, weather)
 
     def _dice(self) -> Random:
         return Random(self._random.getrandbits(64))
@@ -229,6 +261,8 @@ class Process:
             report = await self.stack.scrub(deep=deep)
             shown = replace(report, unreachable=sorted(report.unreachable))  # type: ignore[arg-type]
             self.world.note(f"{self.name}.{self.life} scrubbed: {shown}")
+            if report.unmended and not report.unreachable:
+                return any([await self.world.ruined(thread) for thread in self.world.history.names()])
             return report.in_step
 
         return bool(await self.call(scrub, 1200.0))

@@ -2,7 +2,8 @@
 
 Not every stack can bear everything: with ``write_quorum=1`` the one copy of a save may be lost with its replica, so
 nothing is damaged or wiped there. A *careless* replica (one of three) loses index rows and acknowledges what it does
-only later; where it is, an answer of "there is none" is held against what the replicas hold at that moment.
+only later; where it is, an answer of "there is none" is held against what the replicas hold at that moment, and others
+than who deleted something may be told of it for so long.
 """
 
 from __future__ import annotations

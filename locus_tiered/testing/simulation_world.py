@@ -10,6 +10,7 @@ directory, as it was at that moment, and what replicas are still about to do for
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -34,11 +35,10 @@ from locus_tiered.testing.damage import damaged
 from locus_tiered.testing.fault_script import Answer, Fault, FaultKind, Script
 from locus_tiered.testing.faults import FaultyCheckpointer
 from locus_tiered.testing.reference import ReferenceCheckpointer
+from locus_tiered.testing.simulation_history import History
 from locus_tiered.testing.virtual_time import EPOCH
 
 __all__ = ["Link", "Owners", "ProcessClock", "Site", "Weather", "abandon_journals", "inline_journals", "of_process"]
-
-Wrote = Callable[[str, str, int, tuple[str, int]], None]
 
 
 class Site:
@@ -155,11 +155,11 @@ _ANY = (
 class Link(FaultyCheckpointer):
     """One process's way to one replica: it takes time, and goes wrong when told to."""
 
-    def __init__(self, site: Site, owner: tuple[str, int], random: Random, wrote: Wrote, weather: Weather) -> None:
+    def __init__(self, site: Site, owner: tuple[str, int], random: Random, history: History, weather: Weather) -> None:
         super().__init__(site.store, seed=random.getrandbits(32))
         self.site, self.dead = site, False
         self._script = self._weather = weather
-        self._owner, self._chance, self._wrote = owner, random, wrote
+        self._owner, self._chance, self._history = owner, random, history
         self._lost, self._times, self._tied = site.lost, site.times, site.tied
         self.locus_tiered_traits = Traits(
             none_is_unknown=True, probe=self._probe, loses_index_rows=True, home=f"simulated {site.name}"
@@ -192,10 +192,15 @@ class Link(FaultyCheckpointer):
         await self._way()
 
         async def noted(due: Any, call: Any) -> Any:
+            before = dict(self.site.store.stored.get(threads[0], {})) if operation == "delete" else {}
             result = await apply(due, call)
+            for name, text in before.items():
+                if self.site.store.stored.get(threads[0], {}).get(name) is not text:
+                    self._history.took(json.loads(text.state).get("total_tokens_used", 0))
             if operation == "save" and checkpoint is not None:
                 late = FaultKind.LATE_APPLY in due and due[FaultKind.LATE_APPLY].answer != "hang"
-                self._wrote(threads[0], checkpoint, _mark.get(), ("nobody", 0) if late else self._owner)
+                owner = ("nobody", 0) if late else self._owner
+                self._history.wrote(threads[0], checkpoint, _mark.get(), owner)
             return result
 
         self._weather.by_id = checkpoint is not None

@@ -14,8 +14,47 @@ from locus_tiered.testing.simulation import simulate
 
 SEEDS = int(os.environ.get("LOCUS_TIERED_SEEDS", "12"))
 
+# Each showed a fault once, which a scenario tells too, where it has a short story. The stories of these seeds
+# have moved on with the code, and are kept for the mixtures of faults that they are.
+KEPT = (
+    # The first two that ever failed.
+    *(21, 269),
+    # A list by quorum held the version of a name that came last, not the newest, and then none: that one was deleted.
+    67,
+    # A delete took its tombstone's hint for its own, being of the same stamp, and was never sent to the slow replica.
+    *(211, 247, 308, 355, 377, 752, 773),
+    # A replica answered with what it had acknowledged to have deleted, or had not heard to be deleted.
+    *(96, 642),
+    # A delete removed what was newer than its tombstone where it arrived, so that it came back from where it did not.
+    *(13, 127, 349),
+    # The hint of a thread's delete was taken for a no about what another process had saved since.
+    623,
+    # A newest that could not be loaded hid from a read by quorum what lay below it.
+    *(398, 540),
+    # What was read was mended in a replica after the same process had deleted it.
+    560,
+    # With a replica that damages what it keeps, comparisons never came to an end: a damaged copy was the only one, in a
+    # fenced replica, which stayed fenced; its thread could not be listed, nor hints be sent; or it was a tombstone,
+    # without which nothing could be compared.
+    *(138, 185, 238, 318, 378, 453, 507, 666),
+    # A delete that too few had taken was never carried out: a tombstone said so, and all replicas still held it.
+    *(706, 778),
+    # That too few could be asked about deletes counted as a failure of the replica that was to get a hint, and so on.
+    *(1098, 1115),
+    # A tombstone was replaced by a lesser one, of a process that could not ask and whose clock was behind.
+    786,
+    # A name that had been read was saved again below what had been read, by a clock that was behind.
+    140,
+    # A comparison of everything left out what had been deleted as a whole since a replica had missed something.
+    79,
+    # What an index had lost outlived its thread, for readers without this library.
+    *(468, 550, 816),
+    # A store that could not be reached had no threads, or none of those that it had just listed.
+    *(206, 282, 484, 765),
+)
 
-@pytest.mark.parametrize("seed", range(SEEDS))
+
+@pytest.mark.parametrize("seed", [*range(SEEDS), *(seed for seed in KEPT if seed >= SEEDS)])
 def test_every_answer_keeps_the_laws_and_the_replicas_agree_in_the_end(seed: int) -> None:
     story = simulate(seed)
     assert story.seen, "nothing happened"

@@ -1,7 +1,7 @@
 """One process of the proof: agents that save, read and delete through three real replicas, on command.
 
-``python -m tests.replication_real.worker '{...}'`` takes an order per line from its input (``load``, ``stop``,
-``deliver``, ``scrub``, ``end``) and answers each with a line of JSON.
+``python -m tests.replication_real.worker '{...}'`` takes an order per line from its input (``load``, ``slow``,
+``fast``, ``stop``, ``deliver``, ``scrub``, ``scrubbed``, ``end``) and answers each with a line of JSON.
 """
 
 from __future__ import annotations
@@ -207,6 +207,7 @@ class Worker:
         self.signals: Counter[str] = Counter()
         self.stop = asyncio.Event()
         self.load: asyncio.Task[None] | None = None
+        self.scrubbing: asyncio.Task[dict[str, Any]] | None = None
 
     def hear(self, signal: Signal) -> None:
         self.signals[signal.kind] += 1
@@ -216,7 +217,7 @@ class Worker:
         return {}
 
     async def on_slow(self) -> dict[str, Any]:
-        """A fifth of the load, while a replica is rebuilt."""
+        """A fifth of the load."""
         self.agents.rate = self.options["rate"] / 5
         return {}
 
@@ -235,15 +236,26 @@ class Worker:
         try:
             await self.replicated.deliver()
         except LocusTieredError as error:
-            return {"waiting": self._waiting(), "error": str(error)}
-        return {"waiting": self._waiting()}
+            return self._waiting() | {"error": str(error)}
+        return self._waiting()
 
-    def _waiting(self) -> int:
-        return sum(count() for count in self.replicated.hints_waiting)
+    def _waiting(self) -> dict[str, Any]:
+        """Hints that were not sent, and threads to be looked at because a write may have been carried out late."""
+        late = sum(len(replica.far.given_up) for replica in self.replicated._replicas)
+        return {"waiting": sum(count() for count in self.replicated.hints_waiting), "late": late}
 
     async def on_scrub(self) -> dict[str, Any]:
+        """Begin to; ``scrubbed`` tells how it went."""
+        self.scrubbing = asyncio.create_task(self.scrub())
+        return {}
+
+    async def on_scrubbed(self) -> dict[str, Any]:
+        assert self.scrubbing is not None
+        return await self.scrubbing if self.scrubbing.done() else {"running": True}
+
+    async def scrub(self) -> dict[str, Any]:
         try:
-            report = await self.replicated.scrub(deep=True)  # a stopped store may have carried out a write late
+            report = await self.replicated.scrub()
         except LocusTieredError as error:
             return {"error": str(error)}
         return asdict(report) | {"unreachable": sorted(report.unreachable), "in_step": report.in_step}
