@@ -21,7 +21,7 @@ from locus_tiered.core.ids import RESERVED
 from locus_tiered.core.layer import MOST, Layer
 from locus_tiered.core.operations import Delete, Head, ListCheckpoints, Load, Save
 from locus_tiered.core.stamp import is_stamp, looks_random, stamp_seconds
-from locus_tiered.layers.pending import outlives
+from locus_tiered.layers.pending import outlives, overlay
 from locus_tiered.layers.tombstones import KEPT_DAYS, Tombstones
 from locus_tiered.stores.journal_rows import PendingRow
 
@@ -220,10 +220,13 @@ class Far:
             await self._send_thread_delete(key, row)
 
     async def _send_thread_delete(self, key: str, row: PendingRow) -> None:
-        """Delete a thread as it was when the delete was acknowledged: what others saved since stays."""
+        """Delete a thread as it was when the delete was acknowledged: what was saved since stays.
+
+        By others; or by a former process, whose disk failed and could not note that this had been sent.
+        """
         if self._lays:
             await self.tombstones.lay(row.thread, None, row.stamp, late=True)
-        if not self.exclusive:
+        if not self.exclusive or row.context is None:
             listed = await self.entries(row.thread, key)
             if any(outlives(entry, row) for entry in listed):
                 for entry in listed:
@@ -253,7 +256,9 @@ class Far:
         if former or not self.looked(key) or any(_may_be_overtaken(row) for row in rows):
             listed = await self.entries(thread_id, key)
         there = {entry.id: entry for entry in listed or ()}
-        newest = [entry.stamp for entry in listed or () if entry.stamp is not None]
+        # What a delete among these rows is about to take away survives nothing for anybody.
+        staying = overlay(listed or (), (row for row in rows if row.kind == "delete"))
+        newest = [entry.stamp for entry in staying if entry.stamp is not None]
         newest += [row.stamp for row in saves if not row.iteration]
         latest = max(newest, default="")
         for row in rows:

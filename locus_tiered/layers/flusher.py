@@ -376,9 +376,8 @@ class Flusher:
         try:
             await journal.drop(rows)
         except JournalError:
-            # It is sent, though the journal cannot note that: after a restart it will be sent again.
-            for row in rows:
-                journal.index.remove(key_of(row), row)
+            # It is sent, though the journal cannot note that yet: after a crash it will be sent again.
+            journal.put_off(rows)
 
     # -- how it goes ---------------------------------------------------------------------------------
 

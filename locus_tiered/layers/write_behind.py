@@ -44,7 +44,14 @@ from locus_tiered.core.units import parse_bytes, show_bytes
 from locus_tiered.layers.far import Far
 from locus_tiered.layers.order import warn_about_order
 from locus_tiered.layers.write_behind_deletes import GRACE, WriteBehindDeletes
-from locus_tiered.layers.write_behind_options import Ack, OnFarOutage, check_ack, check_on_outage, check_times
+from locus_tiered.layers.write_behind_options import (
+    Ack,
+    OnFarOutage,
+    check_ack,
+    check_exclusive,
+    check_on_outage,
+    check_times,
+)
 from locus_tiered.stores.journal import Journal, check_journal_path
 from locus_tiered.stores.journal_rows import HEAD_OVERHEAD, PendingRow
 
@@ -99,7 +106,7 @@ class WriteBehindCheckpointer(WriteBehindDeletes):
         self.on_outage: OnFarOutage = check_on_outage(on_outage)
         self.linger, self.max_lag, self.drain_timeout = check_times(linger, max_lag, drain_timeout)
         self.max_pending = parse_bytes(max_pending, "max_pending")
-        self.exclusive = bool(exclusive)
+        self.exclusive = check_exclusive(exclusive)
         self._far = Far(self.inner, clock, exclusive=self.exclusive)
         self._begin(self._far, self.journal, clock)
         self._coming = 0  # bytes of saves that have room and are not in the journal yet
@@ -245,10 +252,13 @@ class WriteBehindCheckpointer(WriteBehindDeletes):
         index = journal.index
         if journal.poisoned is not None or index.bytes + self._coming + size > self.max_pending:
             return False
-        if index.rows + index.dead >= _MOST_ROWS:
+        if self._is_crowded(journal):
             return False
         oldest = index.oldest(lambda row: self._far.context_of(row) is not None)
         return oldest is None or self._clock.monotonic() - oldest <= self.max_lag
+
+    def _is_crowded(self, journal: Journal) -> bool:
+        return journal.index.rows + journal.index.dead >= _MOST_ROWS
 
     def _take_room(self, journal: Journal, size: int) -> bool:
         """Have so many bytes of the journal, if there is room; :meth:`_give_room` gives them back."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextvars import copy_context
 from typing import Literal
 
-from locus_tiered.core.errors import BackendError, JournalError
+from locus_tiered.core.errors import BackendError, JournalError, JournalFull
 from locus_tiered.core.operations import Delete, Exists
 from locus_tiered.core.signals import emit
 from locus_tiered.core.stamp import is_stamp
@@ -64,10 +64,20 @@ class WriteBehindDeletes(WriteBehindReads, base=True):
             journal = await self._open()
             rows = await self._rows(journal, key)
             if journal.poisoned is not None:
-                return await self._delete_poisoned(journal, key, op)
-            if op.checkpoint_id is None:
-                return await self._delete_thread(journal, key, op, rows)
-            return await self._delete_one(journal, key, op, rows, op.checkpoint_id)
+                return await self._delete_through(journal, key, op)
+            try:
+                await journal.catch_up()
+                if op.checkpoint_id is None:
+                    return await self._delete_thread(journal, key, op, rows)
+                return await self._delete_one(journal, key, op, rows, op.checkpoint_id)
+            except JournalError as error:
+                try:
+                    return await self._delete_through(journal, key, op)
+                except BackendError as worse:
+                    raise type(error)(
+                        f"{self.name}: neither the journal ({error}) nor the far store took a delete: it was not "
+                        "acknowledged, and what is there stays. Try again"
+                    ) from worse
 
         return await self._lanes.change(key, delete)
 
@@ -77,6 +87,8 @@ class WriteBehindDeletes(WriteBehindReads, base=True):
         mine = [row for row in rows if row.id == checkpoint_id]
         saves = [row for row in mine if row.kind == "save"]
         last = self._last_word(rows, checkpoint_id)
+        if not saves or not all(row.iteration for row in saves):
+            await self._count_again(journal, key, rows)
         if last is None:
             return await self._delete_sent(journal, key, op, rows, checkpoint_id)
         if last.kind == "delete":
@@ -87,8 +99,7 @@ class WriteBehindDeletes(WriteBehindReads, base=True):
         try:
             if heard or len(mine) > len(saves):
                 row = self._delete_row(key, op)
-                await journal.append(row, instead_of=caught)
-                self._flusher.wake(journal, row.due)
+                await self._keep(journal, row, caught)
             else:
                 if _has_served(caught, rows):
                     journal.forget(caught)
@@ -116,6 +127,15 @@ class WriteBehindDeletes(WriteBehindReads, base=True):
             if not (row.attempted or row.in_flight or row.doomed or row.adopted or row.superseded or row.error)
         ]
 
+    async def _count_again(self, journal: Journal, key: str, rows: Sequence[PendingRow]) -> None:
+        """What is to be deleted may be the end that steps were superseded by: those that are left are not any more."""
+        superseded = [row for row in rows if row.superseded]
+        if superseded:
+            try:
+                await journal.mark_attempted(superseded)
+            except JournalError:
+                await self._flusher.send(journal, key)
+
     async def _delete_again(self, journal: Journal, key: str, op: Delete) -> bool:
         """Delete what was deleted here already: there is something only if another process saved it again since."""
         if self.exclusive:
@@ -125,9 +145,7 @@ class WriteBehindDeletes(WriteBehindReads, base=True):
         except BackendError:
             return False
         if there:
-            row = self._delete_row(key, op)
-            await journal.append(row)
-            self._flusher.wake(journal, row.due)
+            await self._keep(journal, self._delete_row(key, op))
         return there
 
     async def _delete_sent(
@@ -145,9 +163,7 @@ class WriteBehindDeletes(WriteBehindReads, base=True):
             except BackendError:
                 there = True  # nobody can tell: the delete is kept, and will have been right
             if there:
-                row = self._delete_row(key, op)
-                await journal.append(row)
-                self._flusher.wake(journal, row.due)
+                await self._keep(journal, self._delete_row(key, op))
             return there
         if self._far.needs_tombstone(key, checkpoint_id):
             if not is_stamp(checkpoint_id):
@@ -161,11 +177,10 @@ class WriteBehindDeletes(WriteBehindReads, base=True):
             row = self._delete_row(key, op)
             caught = journal.index.doom(rows)
             try:
-                await journal.append(row, instead_of=caught)
+                await self._keep(journal, row, caught)
             except BaseException:
                 self._spare(journal, caught)
                 raise
-            self._flusher.wake(journal, row.due)
             return there
         known = await self._is_there(key, op.thread_id, rows) if rows else None
         if not self.exclusive:
@@ -190,11 +205,11 @@ class WriteBehindDeletes(WriteBehindReads, base=True):
     async def _forget(self, journal: Journal, key: str, op: Delete, rows: Sequence[PendingRow]) -> None:
         """Drop rows that were deleted with their thread; a tombstone stands in for a journal that cannot."""
         try:
+            await journal.catch_up()
             await journal.drop(rows)
         except JournalError:
             await self._far.tombstones.lay(op.thread_id, None, self._stamp(key))
-            for row in rows:
-                journal.index.remove(key, row)
+            journal.put_off(rows)
 
     async def _is_there(self, key: str, thread_id: str, rows: Sequence[PendingRow]) -> bool:
         """Whether a thread has any checkpoint; while nobody can tell, its delete will have been right."""
@@ -207,11 +222,14 @@ class WriteBehindDeletes(WriteBehindReads, base=True):
         except BackendError:
             return True
 
-    async def _delete_poisoned(self, journal: Journal, key: str, op: Delete) -> bool:
-        """A journal that takes nothing more cannot forget its rows: they go first, and a tombstone keeps them out."""
+    async def _delete_through(self, journal: Journal, key: str, op: Delete) -> bool:
+        """A journal that takes nothing cannot forget its rows: they go first, and a tombstone keeps them out."""
         await self._flusher.send(journal, key)
         await self._far.tombstones.lay(op.thread_id, op.checkpoint_id, self._stamp(key, op.checkpoint_id))
-        return await self._delete_far(journal, key, op)
+        deleted = await self._delete_far(journal, key, op)
+        dead = [row for row in journal.index.of(key) if row.error and op.checkpoint_id in (None, row.id)]
+        journal.put_off(dead)
+        return deleted or bool(dead)
 
     async def _delete_far(self, journal: Journal, key: str, op: Delete) -> bool:
         async def delete() -> bool:
@@ -220,6 +238,17 @@ class WriteBehindDeletes(WriteBehindReads, base=True):
             return deleted
 
         return await self._flusher.alone(journal, key, delete)
+
+    async def _keep(self, journal: Journal, row: PendingRow, instead_of: Sequence[PendingRow] = ()) -> None:
+        """Have the journal acknowledge a delete. It takes no more of them than its index may hold, either."""
+        if not instead_of and self._is_crowded(journal):
+            raise JournalFull("the journal has reached its bound of rows: this delete was not kept there")
+        await journal.append(row, instead_of=instead_of)
+        self._flusher.wake(journal, row.due)
+
+    def _is_crowded(self, journal: Journal) -> bool:
+        """Whether there are as many rows as may be kept in memory."""
+        raise NotImplementedError
 
     def _spare(self, journal: Journal, rows: Sequence[PendingRow]) -> None:
         """They were not dropped after all: they are to be sent."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from locus_tiered.core.clock import Clock
+from locus_tiered.core.errors import InvalidArgument, shorten
 from locus_tiered.core.lanes import Lanes, PerLoop
 from locus_tiered.core.logs import logger_for
 from locus_tiered.core.operations import Operation
@@ -117,6 +118,10 @@ class WriteBehindLife(OrderingLayer, base=True):
         Raises what the far store raises; what could not be sent stays pending. Rows of tenants whose context this
         process has not seen yet stay too: see ``pending().waiting_for_tenant``. A cancelled caller leaves.
         """
+        if thread_id is not None and not (isinstance(thread_id, str) and thread_id):
+            raise InvalidArgument(
+                f"flush() takes the id of a thread or None, not {shorten(thread_id)}; nothing was sent"
+            )
         with self._inside():
             key = None if thread_id is None else self._key(thread_id)
             journal = await self._open()

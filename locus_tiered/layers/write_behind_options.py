@@ -7,7 +7,7 @@ from typing import Literal
 from locus_tiered.core.errors import StackConfigError, shorten
 from locus_tiered.core.units import positive_seconds
 
-__all__ = ["Ack", "OnFarOutage", "check_ack", "check_on_outage", "check_times"]
+__all__ = ["Ack", "OnFarOutage", "check_ack", "check_exclusive", "check_on_outage", "check_times"]
 
 Ack = Literal["far", "turn", "journal"]
 OnFarOutage = Literal["fail", "journal"]
@@ -25,6 +25,13 @@ def check_on_outage(on_outage: object) -> OnFarOutage:
     if on_outage in ("fail", "journal"):
         return on_outage
     raise StackConfigError(f"on_outage={shorten(on_outage)}", hint='write "fail" or "journal"')
+
+
+def check_exclusive(exclusive: object) -> bool:
+    """``exclusive=`` as given by a user, or :class:`StackConfigError`: what only looks true would drop a safeguard."""
+    if isinstance(exclusive, bool):
+        return exclusive
+    raise StackConfigError(f"exclusive={shorten(exclusive)}", hint="write True or False")
 
 
 def check_times(linger: object, max_lag: object, drain_timeout: object) -> tuple[float, float, float]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock
@@ -93,6 +93,7 @@ class Journal:
         self._opened: Opened | None = None
         self._closed = Event()
         self._next = 1
+        self._owed = 0  # how often something was put off that is not on the disk yet
         self._lock = Lock()
         self._users: dict[tuple[int, int], weakref.ref[asyncio.AbstractEventLoop]] = {}
 
@@ -169,6 +170,8 @@ class Journal:
     def _close(self, _: JournalFile) -> None:
         try:
             if self._opened is not None:
+                done = not (self.poisoned or self.damaged or self.index.all())
+                self._opened.spent = done and self._owed > 0
                 leave(self.path, self._opened)
         finally:
             self._closed.set()
@@ -225,15 +228,35 @@ class Journal:
             changes = Changes(remove=[row.seq for row in gone], supersede=[row.seq for row in served])
             await self._thread.commit(changes, done)
 
-    def forget(self, rows: Iterable[PendingRow]) -> None:
+    def forget(self, rows: Iterable[PendingRow], done: Callable[[], None] | None = None) -> None:
         """:meth:`drop` without waiting for the disk: for rows that whoever finds them again drops by himself.
 
-        It is committed before whatever is asked for later.
+        It is committed before whatever is asked for later; ``done`` is called afterwards.
         """
         gone = list(rows)
         for row in gone:
             self.index.remove(key_of(row), row)
-        self._thread.submit(Changes(remove=[row.seq for row in gone]))
+        self._thread.submit(Changes(remove=[row.seq for row in gone]), done)
+
+    def put_off(self, rows: Sequence[PendingRow]) -> None:
+        """Forget rows that the disk did not let be dropped: they leave it with the next commit that it takes.
+
+        Until then a crash brings them back: see :meth:`catch_up`.
+        """
+
+        def done() -> None:
+            with self._lock:
+                self._owed -= 1
+
+        if rows:
+            with self._lock:
+                self._owed += 1
+            self.forget(rows, done)
+
+    async def catch_up(self) -> None:
+        """Have rows leave the disk that were put off; raises :class:`JournalError` when it does not let them."""
+        if self._owed:
+            await self._thread.commit(Changes())
 
     async def mark_attempted(self, rows: Iterable[PendingRow]) -> None:
         """Note, before they are sent, that the far store may have heard of them."""

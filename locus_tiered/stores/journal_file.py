@@ -179,6 +179,7 @@ class JournalFile:
         Raises :class:`FileMoved` when somebody has removed or moved the file meanwhile: then nobody finds it again.
         """
         run = self._connection.execute
+        self._check_places()
         run("BEGIN IMMEDIATE")
         try:
             for changes in batch:
@@ -191,6 +192,9 @@ class JournalFile:
             except sqlite3.Error as worse:
                 raise worse from error
             raise
+        self._check_places()
+
+    def _check_places(self) -> None:
         if any(_identity(name) != identity for name, identity in self._places):
             raise FileMoved(str(self.path))
 

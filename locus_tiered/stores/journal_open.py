@@ -45,6 +45,8 @@ class Opened:
     whose files this process may not open."""
     passed_over: int = 0
     """Frames of a log that SQLite did not read: never acknowledged, unless the disk is damaged."""
+    spent: bool = False
+    """Whether everything in it was sent or deleted, even if the disk took no note of that."""
 
 
 def open_journal(path: Path, home: str | None, connecting: Connect = connect) -> Opened:
@@ -69,9 +71,9 @@ def leave(folder: Path, opened: Opened) -> None:
         with Folder(folder).alone():
             with suppress(sqlite3.Error):
                 opened.file.tidy()
-            empty = False
+            empty = opened.spent
             with suppress(sqlite3.Error):
-                empty = opened.file.is_empty
+                empty = empty or opened.file.is_empty
             with suppress(sqlite3.Error):
                 opened.file.close()
             if empty:

@@ -49,7 +49,7 @@ class JournalThread:
         self._thread: Thread | None = None
         self._lock = Lock()
         self._ended = False
-        self._left_over: list[Changes] = []  # of those who do not wait: for the next commit
+        self._left_over: list[_Job] = []  # of those who do not wait: for the next commit
         self._is_late = False
 
     async def commit(self, changes: Changes, done: Callable[[], None] | None = None) -> None:
@@ -60,14 +60,14 @@ class JournalThread:
         """
         await self._put(_Job(self._future(), changes=changes, done=done))
 
-    def submit(self, changes: Changes) -> None:
+    def submit(self, changes: Changes, done: Callable[[], None] | None = None) -> None:
         """Commit without anybody waiting for it, with or before whatever is asked for later, or after
-        :data:`_LATE_SECONDS`; a full disk puts it off.
+        :data:`_LATE_SECONDS`; a full disk puts it off. ``done`` is called on the thread afterwards.
 
         Once the thread was told to end, it is left undone.
         """
         with suppress(JournalError):
-            self._enqueue(_Job(None, changes=changes))
+            self._enqueue(_Job(None, changes=changes, done=done))
 
     async def read(self, call: Callable[[JournalFile], T]) -> T:
         """Run ``call`` after everything that was asked for before; it must not write."""
@@ -114,7 +114,7 @@ class JournalThread:
         while True:
             jobs = self._next()
             if jobs and all(job.future is None and job.changes is not None for job in jobs):
-                self._left_over += [job.changes for job in jobs if job.changes is not None]
+                self._left_over += jobs
                 self._is_late = True
                 continue
             _tell(self._work(file, jobs or [_Job(None, changes=Changes())]))
@@ -157,11 +157,12 @@ class JournalThread:
             return []
         self._is_late = False
         failure: Exception | None = None
+        done = [*self._left_over, *group]
         if self.poisoned is not None:
             failure = _poisoned(self.poisoned)
         else:
             try:
-                file.commit([*self._left_over, *(job.changes for job in group if job.changes is not None)])
+                file.commit(job.changes for job in done if job.changes is not None)
                 self._left_over.clear()
             except Exception as error:  # noqa: BLE001 - judged, and told to who asked
                 failure = self._judge(error)
@@ -169,8 +170,8 @@ class JournalThread:
                     # One of them cannot be written as it is: that is not the others' fault.
                     return [answer for job in group for answer in self._commit(file, [job])]
         if failure is not None:
-            self._left_over += [job.changes for job in group if job.future is None and job.changes is not None]
-        for job in group:
+            self._left_over += [job for job in group if job.future is None]
+        for job in done:
             if failure is None and job.done is not None:
                 job.done()
         return [(job, None, failure) for job in group]
