@@ -353,21 +353,29 @@ class ReplicatedCheckpointer(ReplicatedMending):
 
     # -- life ----------------------------------------------------------------------------------------
 
+    async def _settle(self) -> set[asyncio.Task[Any]]:
+        """Wait a little for what runs in the background, and for what it begins; answers what does not end."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _SETTLE_SECONDS
+        while tasks := set(self._background.get()):
+            for task in list(self._pausing.get()):
+                task.cancel()
+            if (left := deadline - loop.time()) <= 0:
+                return tasks
+            await asyncio.wait(tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        return set()
+
     async def close(self) -> None:
         """Wait a little for writes under way, try once to send hints, close every replica."""
         await self._lanes.settle(_SETTLE_SECONDS)
         for key in list(self._to_look_at):
             await self._check_latest(key)
             self._to_look_at.pop(key, None)
-        for task in list(self._pausing.get()):
+        late = await self._settle()
+        for replica, key, op, stamp in [write for task, write in self._writes.items() if task in late]:
+            await replica.hint(key, op, stamp, attempted=True)
+        for task in late:
             task.cancel()
-        tasks = set(self._background.get())
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=_SETTLE_SECONDS)
-            for replica, key, op, stamp in [write for task, write in self._writes.items() if task in late]:
-                await replica.hint(key, op, stamp, attempted=True)
-            for task in late:
-                task.cancel()
         self._background.drop()
         self._pausing.drop()
         await self._forget_loop()

@@ -83,6 +83,30 @@ async def test_a_write_goes_behind_the_hints_before_it(rig: Rig) -> None:
 
 
 @scenario
+async def test_closing_waits_for_what_the_background_begins_meanwhile(rig: Rig) -> None:
+    p = rig.process()
+    await p.save(1)
+    await p.rest()
+    done: list[int] = []
+
+    async def work(number: int) -> None:
+        await asyncio.sleep(1.0)
+        if number < 3:
+            p.stack._in_background(work(number + 1))
+        done.append(number)
+
+    p.stack._in_background(work(1))
+    await p.stack.close()
+    assert done == [1, 2, 3]
+    p.stack._in_background(asyncio.sleep(3600.0))
+    began = asyncio.get_running_loop().time()
+    await p.stack.close()
+    assert asyncio.get_running_loop().time() - began == pytest.approx(5.0), "it is bounded"
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@scenario
 async def test_hints_outlive_the_process(rig: Rig) -> None:
     p = rig.process(journal="p")
     await p.save(1)
