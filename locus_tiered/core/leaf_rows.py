@@ -26,6 +26,9 @@ __all__ = ["ALL", "LeafRows"]
 ALL = 1_000_000
 """What the SDK itself passes as a limit where it means all."""
 
+_OURS = 4
+"""Threads of the stack's own that are mostly among those that a backend lists, beside the limit."""
+
 
 class LeafRows(DispatchingLayer, base=True):
     """See :class:`~locus_tiered.core.leaf.Leaf`, which is this with the operations on one thread."""
@@ -67,12 +70,20 @@ class LeafRows(DispatchingLayer, base=True):
         return newest_first(uniform_rows(rows, self._traits), self._traits)[: op.limit]
 
     async def on_list_threads(self, op: ListThreads) -> list[str]:
+        traits = self._traits
+        all_of_them = op.pattern != "*" or traits.keeps_empty_threads or traits.prunes or traits.thread_names
+        most = ALL if all_of_them else op.limit + _OURS
+        threads, told = await self._threads(op, most)
+        if len(threads) < op.limit and most <= told:  # more of our own than that, which hide others
+            threads, _ = await self._threads(op, ALL)
+        return threads
+
+    async def _threads(self, op: ListThreads, most: int) -> tuple[list[str], int]:
+        """The threads of users among the first ``most``, and how many there were with the stack's own."""
         if self._traits.thread_names is not None:
             names = await self._calls.make("list_threads", None, self._traits.thread_names)
         else:
-            all_of_them = op.pattern != "*" or self._traits.keeps_empty_threads
-            limit = ALL if all_of_them or self._traits.prunes else op.limit + 1  # for the thread of our own
-            names = await self._calls.make("list_threads", None, self.backend.list_threads, limit, empty=[])
+            names = await self._calls.make("list_threads", None, self.backend.list_threads, most, empty=[])
         await self._calls.sure("list_threads", None, empty=not names)
         threads: list[str] = []
         for name in names:
@@ -83,7 +94,7 @@ class LeafRows(DispatchingLayer, base=True):
                 threads.append(thread)
                 if len(threads) == op.limit:
                     break
-        return threads
+        return threads, len(names)
 
     async def _thread_behind(self, name: str) -> str | None:
         """The id of a thread whose name is a hash, from the envelope of one of its checkpoints."""

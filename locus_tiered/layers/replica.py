@@ -225,6 +225,7 @@ class Replica:
                 gone = journal.index.doom(journal.index.unsent(key))
                 row = self._row(op, stamp, attempted=True, kind="scrub")
                 checkpoint, body = None, None
+                self.marked[key] = row.thread  # already: who is asking it finds those hints no more
                 emit("replica.window", self.name, row.thread)
             metadata = None if checkpoint is None else checkpoint.metadata
             await journal.append(row, metadata, body, instead_of=gone)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from locus_tiered.core.checkpoint import Checkpoint, Entry
 from locus_tiered.core.errors import (
+    BackendError,
     CorruptCheckpoint,
     LocusTieredError,
     QuorumError,
@@ -120,12 +121,26 @@ class ReplicatedBase(ReplicatedRows, base=True):
         order: Sequence[Replica] | None = None,
         at_once: int = 1,
     ) -> Answers[T]:
+        doubted = [replica for replica in self._replicas if key in replica.marked]
+
+        async def trusted(replica: Replica) -> T:
+            answer: T = await ask(replica)
+            if key in replica.marked and replica not in doubted:  # its hints, which the answer needs, may be gone
+                raise BackendError(
+                    f"{replica.name} missed more of the thread meanwhile than is kept; its answer to {op.name} is not "
+                    "believed until it was compared",
+                    member=replica.name,
+                    operation=op.name,
+                    temporary=True,
+                )
+            return answer
+
         hedged = self.read == "hedged" and at_once == 1
         if hedged:
             self._hedge.earn()
         answers: Answers[T] = await ask_until(
             self._order(key) if order is None else order,
-            ask,
+            trusted,
             good,
             operation=op.name,
             at_once=at_once,

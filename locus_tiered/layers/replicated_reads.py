@@ -152,13 +152,16 @@ class ReplicatedReads(ReplicatedBase, base=True):
 
     async def _newest(self, thread_id: str) -> Checkpoint | None:
         before: list[Entry] = []
-        for _ in range(1000):
+        for number in range(1000):
             head = await self.on_head(Head(thread_id))
             if head is None:
                 return None
             found = await self.on_load(Load(thread_id, head.id, head.stamp))
             if found is not None:
-                return found
+                # What others in this process were told of meanwhile is not gone back behind; but not for ever.
+                if number >= _TRIES or self._floors.above(self._key(thread_id), found.entry) is None:
+                    return found
+                continue
             self._floors.lower(self._key(thread_id), head)
             if before.count(head) == _TRIES:
                 break

@@ -31,7 +31,7 @@ from locus_tiered.core.signals import emit
 from locus_tiered.core.stamp import is_stamp, looks_random
 from locus_tiered.layers.quorum import newest_versions
 from locus_tiered.layers.replica import Replica
-from locus_tiered.layers.scrub_listing import entries_of, gives_up_tombstone
+from locus_tiered.layers.scrub_listing import entries_of, gives_up_step, gives_up_tombstone
 from locus_tiered.layers.scrub_report import Progress, ScrubReport
 from locus_tiered.layers.scrub_steps import MOST_ROUNDS, Rounds, is_under_way, paced
 from locus_tiered.layers.tombstones import TOMBSTONES
@@ -209,8 +209,8 @@ class _Work:
     ) -> None:
         self.owner, self.thread_id, self.key, self.listed, self.wanted = owner, thread_id, key, listed, wanted
         self.report, self.rounds, self.changed = report, rounds, rounds.changed
-        self._undecided: set[str] = set()
-        """Ids of which nobody can tell now whether they are to be copied or to be deleted."""
+        self._undecided: set[Entry] = set()
+        """Of these nobody can tell now whether they are to be copied or to be deleted."""
 
     async def bury(self, wanted: dict[str, Entry]) -> None:
         """Delete what was deleted, and what need not be copied any more; take it out of ``wanted``."""
@@ -226,7 +226,8 @@ class _Work:
             elif (entry.stamp or "") < head and looks_random(entry.id) and not is_stamp(entry.id):
                 found = await self._intact(entry)
                 if found is None:
-                    self._undecided.add(entry.id)
+                    given_up = await gives_up_step(self.owner, self.listed, self.thread_id, entry)
+                    (buried if given_up else self._undecided).add(entry)
                 elif is_iteration_save(found):
                     buried.add(entry)
                 else:
@@ -304,7 +305,7 @@ class _Work:
     async def _copy(self, entry: Entry, copied: list[Entry]) -> None:
         if self.owner._graves.hold(self.key, entry):
             return  # deleted by this process since
-        found = None if entry.id in self._undecided else await self._intact(entry)
+        found = None if entry in self._undecided else await self._intact(entry)
         if found is None:
             self.rounds.unfound.add(entry)  # or it was only replaced since: the next round tells
             return

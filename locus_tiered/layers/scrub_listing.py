@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from locus_tiered.layers.tombstones import TOMBSTONES
 if TYPE_CHECKING:
     from locus_tiered.layers.replicated import ReplicatedCheckpointer
 
-__all__ = ["entries_of", "gives_up_tombstone"]
+__all__ = ["entries_of", "gives_up_step", "gives_up_tombstone"]
 
 logger = logger_for(__name__)
 
@@ -54,7 +54,7 @@ async def _replace(
             with suppress(LocusTieredError, OSError):
                 found = await other.ask(Load(thread_id, name))
                 copies += [found] if found is not None and found.stamp is not None else []
-                noes += found is None and other.is_believed
+                noes += found is None and (other.is_believed or other.is_merely_away)
     if not copies and noes >= owner._noes:
         return await _give_up(owner, replica, thread_id, name, key, report)
     if not copies:
@@ -101,3 +101,31 @@ async def gives_up_tombstone(
     if any(each.lost for each in listed):
         return False
     return await _give_up(owner, replica, thread_id, entry.id, owner._key(thread_id), report)
+
+
+async def gives_up_step(
+    owner: ReplicatedCheckpointer, listed: Mapping[Replica, Sequence[Entry]], thread_id: str, entry: Entry
+) -> bool:
+    """Whether a copy that may be a step of a turn, older than the thread's newest checkpoint, is to be deleted.
+
+    It is where no intact copy is left to tell what it was, every replica was asked, and so many lack it that it was
+    never acknowledged, or was deleted since: the steps of a turn are, without a tombstone.
+    """
+    noes = 0
+    for replica in owner._replicas:
+        holds = entry in listed.get(replica, ())
+        try:
+            found = await replica.ask(Load(thread_id, entry.id))
+        except CorruptCheckpoint:
+            if not holds:
+                return False
+            continue
+        except (LocusTieredError, OSError):
+            return False
+        if holds or found is not None:
+            return False
+        noes += replica.is_believed
+    if noes < owner._noes:
+        return False
+    logger.error("a damaged checkpoint of thread %s is deleted: %d replicas do not have it", thread_id, noes)
+    return True

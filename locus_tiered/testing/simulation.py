@@ -102,7 +102,7 @@ class _Run:
     def __init__(self, setup: Setup, place: Path, story: Story) -> None:
         self._setup, self._story = setup, story
         sites = [Site(f"r{number}") for number in range(setup.replicas)]
-        history = History(skewed=setup.jumps, careless=setup.evil == "careless")
+        history = History(skewed=setup.jumps, careless=setup.evil == "careless", single=setup.votes == 1)
         self._world = World(setup, place, history, sites, story.seen, story.trace)
 
     @property

@@ -100,10 +100,11 @@ class History:
     """The saves and deletes of all processes. Moments are the numbers that :meth:`now` counts up.
 
     ``skewed``: clocks of processes differ by hours. ``careless``: some replica acknowledges what it does only later.
+    ``single``: one replica of several is enough to acknowledge a save.
     """
 
-    def __init__(self, *, skewed: bool = False, careless: bool = False) -> None:
-        self.skewed, self.careless = skewed, careless
+    def __init__(self, *, skewed: bool = False, careless: bool = False, single: bool = False) -> None:
+        self.skewed, self.careless, self.single = skewed, careless, single
         self.versions: dict[int, Version] = {}
         self.removals: list[Removal] = []
         self._threads: dict[str, list[Version]] = {}
@@ -164,7 +165,7 @@ class History:
             if removal.id not in (None, version.id) or removal.begun >= at:
                 continue
             # Who reads by one replica may not have heard of a delete, and saves below it if clocks differ by hours.
-            unheard = self.skewed and not version.by.strict and removal.by.name != version.by.name
+            unheard = self.skewed and not version.by.strict and removal.by is not version.by
             if removal.ended > version.looked or unheard:
                 return True
         return any(
@@ -184,7 +185,7 @@ class History:
                 return True
         for other in self._threads[version.thread]:
             replaced = other.id == version.id and other.done and other.ended < at and other.stamp > version.stamp
-            replaced = replaced and not self._was_deleted(other, version.begun)
+            replaced = replaced and not self._was_deleted(other, version.begun) and not self._may_be_taken(other)
             if replaced and (to is None or self._binds(other.by, other.begun, version, to)):
                 return True
         return False
@@ -216,6 +217,12 @@ class History:
             and self.versions[mark].stamp < version.stamp
             for (mark, life), last in writes.items()
         )
+
+    def _may_be_taken(self, version: Version) -> bool:
+        """Whether its only copy may have been taken by an older write of another process that its replica carried out
+        late.
+        """
+        return self.single and (version.mark in self.taken or self._disturbed(version))
 
     def expected(
         self, thread: str, to: Reader, at: float, *, everybodys: bool, weak: Collection[int] = ()
@@ -338,7 +345,8 @@ class History:
 
     def must(self, thread: str) -> list[Version]:
         """What must be there once everything has been mended."""
-        return [each for each in self._threads.get(thread, ()) if each.done and not self.may_be_gone(each, _NEVER)]
+        done = [each for each in self._threads.get(thread, ()) if each.done and not self._may_be_taken(each)]
+        return [each for each in done if not self.may_be_gone(each, _NEVER)]
 
     def must_not(self, thread: str, found: dict[str, int]) -> list[str]:
         """What is wrong with a thread that holds these ids with these marks, once everything has been mended."""

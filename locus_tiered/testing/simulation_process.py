@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from locus_tiered.layers.breaker import BreakerPolicy
 from locus_tiered.layers.guarded import GuardedCheckpointer
 from locus_tiered.layers.replicated import ReplicatedCheckpointer
 from locus_tiered.layers.retrying import RetryingCheckpointer
-from locus_tiered.testing.simulation_history import History, Reader, state_of
+from locus_tiered.testing.simulation_history import History, Reader, Version, state_of
 from locus_tiered.testing.simulation_setup import Setup
 from locus_tiered.testing.simulation_world import (
     Link,
@@ -80,10 +81,16 @@ class World:
             return weak
         good = self.sites[:-1]
         for version in self.history.of(thread):
-            holders = sum(version.id in site.store.stored.get(thread, ()) for site in good)
+            holders = sum(self._holds(site, version) for site in good)
             if holders < self.setup.votes:
                 weak.add(version.mark)
         return weak
+
+    def _holds(self, site: Site, version: Version) -> bool:
+        """Whether a replica holds this version of a checkpoint, or a newer one."""
+        text = site.store.stored.get(version.thread, {}).get(version.id)
+        held = None if text is None else self.history.versions.get(json.loads(text.state).get("total_tokens_used", 0))
+        return held is not None and held.stamp >= version.stamp
 
     def is_intact(self, state: AgentState) -> bool:
         """Whether a replica's copy is what was saved, envelope included."""
@@ -198,30 +205,33 @@ class Process:
             return
         self.world.note(f"{self.name}.{self.life} dies")
         self.alive.clear()
-        for link in self.links:
-            link.dead = True
-        before = self._journal
-        life = self.reader
-        self.life += 1
-        abandon_journals(self.stack, before, self._journal if restart else None)
-        assert self.world.owners is not None
-        await self.world.owners.kill(life)
-        if restart:
-            self.start()
+        await self._end(restart=restart)
 
     async def stop(self) -> None:
         """End in an orderly way, and begin again."""
         self.world.note(f"{self.name}.{self.life} stops")
         self.alive.clear()
-        stack, before, life = self.stack, self._journal, self.reader
-        await self.call(stack.close)
+        try:
+            await self.call(self.stack.close)
+        finally:
+            await self._end(restart=True)
+
+    async def _end(self, *, restart: bool) -> None:
+        """This life is over. Even if whoever ends it is cancelled over that, the next one begins: or nobody would."""
         for link in self.links:
             link.dead = True
+        before, life, owners = self._journal, self.reader, self.world.owners
         self.life += 1
-        abandon_journals(stack, before, self._journal)
-        assert self.world.owners is not None
-        await self.world.owners.kill(life)
-        self.start()
+        abandon_journals(self.stack, before, self._journal if restart else None)
+        assert owners is not None
+        try:
+            await owners.kill(life)
+        except asyncio.CancelledError:
+            await owners.kill(life)
+            raise
+        finally:
+            if restart:
+                self.start()
 
     async def call(self, work: Callable[[], Awaitable[Any]], patience: float = 120.0) -> Any:
         """Do something as this process; ``None`` when it failed, or the process died over it, or was too slow."""

@@ -1289,3 +1289,26 @@ async def test_that_too_few_can_be_asked_about_deletes_is_no_failure_of_who_gets
     await p.rest(120.0)
     assert replica.rows("t")
     assert replica.flusher.failures == failures
+
+
+@scenario
+async def test_a_step_that_only_one_replica_still_has_is_deleted_though_nobody_can_read_what_it_was(rig: Rig) -> None:
+    step = "1f" * 16
+    p = rig.process()
+    await p.save(1, step, turn=(step,))
+    await p.save(2)
+    await p.rest()
+    state = await rig.stores[2].load("t", step)
+    assert state is not None
+    await rig.stores[2].save(damaged(state, Random(1)), "t", step)
+    for store in rig.stores[:2]:
+        await store.delete("t", step)
+    p.cut(1)
+    report = await p.stack.scrub(deep=True)
+    assert not report.in_step
+    assert step in await rig.ids(2)  # whoever cannot be asked may have it
+    p.heal()
+    await p.rest()
+    report = await p.stack.scrub(deep=True)
+    assert report.in_step
+    assert await rig.ids(0) == await rig.ids(2)

@@ -1,0 +1,73 @@
+"""What happens to a replica, or to what this process knows, while it is being asked."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from locus_tiered.core.errors import BackendError
+from locus_tiered.core.ids import RESERVED
+from locus_tiered.core.leaf import Leaf
+from locus_tiered.core.operations import ListThreads
+from locus_tiered.testing.fault_script import on
+from locus_tiered.testing.reference import ReferenceCheckpointer
+from locus_tiered.testing.simulation_history import state_of
+from tests.replication.rig import Rig, scenario
+
+
+@pytest.mark.parametrize("ours", [1, 2, 3, 12])
+async def test_threads_of_the_stacks_own_hide_no_others(ours: int) -> None:
+    store = ReferenceCheckpointer()
+    await store.save(state_of(1), "t", "one")
+    for number in range(ours):
+        await store.save(state_of(2), f"{RESERVED}{number}", "one")
+    assert await Leaf(store).handle(ListThreads(1)) == ["t"]
+
+
+@scenario
+async def test_a_replica_that_was_wiped_is_not_believed_whatever_was_written_last(rig: Rig) -> None:
+    p = rig.process(journal="p")
+    await p.save(1)
+    await p.save(2, "draft", "other")
+    await p.stack.delete("other")
+    await p.rest(3601)
+    await p.load()  # a new heartbeat: the threads of the stack's own are the latest of all
+    await p.rest()
+    assert (await rig.stores[0].list_threads())[-1] == "t"
+    rig.stores[2].stored.clear()
+    rig.stores[2]._arrivals.clear()
+    q = rig.process(write_quorum="all", read="one")
+    await q.load(thread="nothing")
+    q.cut(0, 1)
+    with pytest.raises(BackendError):
+        await q.load()
+
+
+@scenario
+async def test_a_read_is_not_answered_with_less_than_this_process_saved_while_it_was_under_way(rig: Rig) -> None:
+    p = rig.process(read="one")
+    await p.save(1)
+    await p.rest()
+    for link in p.links:
+        link.inject(on("load", thread_id="t").slow(5.0))
+    slow = asyncio.ensure_future(p.load())
+    await asyncio.sleep(1)
+    await p.save(2)
+    assert not slow.done()
+    assert await slow == 2
+
+
+@scenario
+async def test_a_replica_whose_hints_give_way_while_it_is_asked_is_not_believed(rig: Rig) -> None:
+    p = rig.process(read="one")
+    await p.save(1)
+    await p.rest()
+    for link in p.links:
+        link.inject(on("list_checkpoints", thread_id="t").slow(1.0))
+    listed = asyncio.ensure_future(p.stack.list_checkpoints("t"))
+    await asyncio.sleep(0.5)
+    for replica in p.stack._replicas:
+        replica.marked["t"] = "t"
+    with pytest.raises(BackendError):
+        await listed
