@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from contextvars import copy_context
 from typing import Literal
@@ -246,9 +247,9 @@ class WriteBehindDeletes(WriteBehindReads, base=True):
         await journal.append(row, instead_of=instead_of)
         self._flusher.wake(journal, row.due)
 
+    @abstractmethod
     def _is_crowded(self, journal: Journal) -> bool:
         """Whether there are as many rows as may be kept in memory."""
-        raise NotImplementedError
 
     def _spare(self, journal: Journal, rows: Sequence[PendingRow]) -> None:
         """They were not dropped after all: they are to be sent."""

@@ -13,12 +13,8 @@ from locus_tiered.core.clock import SYSTEM, Clock
 from locus_tiered.core.errors import JournalError
 from locus_tiered.stores.journal import Journal, Pending, key_of
 from locus_tiered.testing.disk import Disk
+from tests.behind.kit import journal_threads
 from tests.journal.parts import HOME, append, body, indexed, journal_in, on, quick, row, seats
-
-
-def journal_threads() -> set[threading.Thread]:
-    return {each for each in threading.enumerate() if each.name == "locus-tiered-journal"}
-
 
 # -- commits in groups -------------------------------------------------------------------------------
 
