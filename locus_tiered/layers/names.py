@@ -1,4 +1,4 @@
-"""What members of a stack are called when nobody says."""
+"""What members of a stack are called when nobody says, and what is known of the stores at the bottom of a leg."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from locus_tiered.core.layer import Layer
 from locus_tiered.core.leaf import Leaf
 
-__all__ = ["short_name"]
+__all__ = ["home_of", "loses_index_rows", "short_name"]
 
 _SHORT = {
     "BoundedMemoryCheckpointer": "memory",
@@ -36,3 +36,14 @@ def short_name(checkpointer: object) -> str:
     if kind not in _SHORT and isinstance(checkpointer, Layer) and len(checkpointer.members()) == 1:
         return short_name(checkpointer.inner)
     return _SHORT.get(kind) or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", kind).lower()
+
+
+def home_of(layer: Layer) -> str | None:
+    """Where the stores below a layer keep things, as far as anybody can tell."""
+    homes = sorted({each.traits.home for each in layer.walk() if not each.members() and each.traits.home})
+    return "; ".join(homes) or None
+
+
+def loses_index_rows(layer: Layer) -> bool:
+    """Whether lists of a store below may lack what another process has saved."""
+    return any(each.traits.loses_index_rows for each in layer.walk())

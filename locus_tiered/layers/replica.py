@@ -31,6 +31,7 @@ from locus_tiered.core.logs import logger_for
 from locus_tiered.core.operations import Delete, Head, Load, Operation, Save
 from locus_tiered.core.signals import emit
 from locus_tiered.layers.latency import Latency
+from locus_tiered.layers.names import home_of, loses_index_rows
 from locus_tiered.layers.said import Said, hint_row
 from locus_tiered.layers.tombstones import Tombstones
 from locus_tiered.layers.versions import ReplicaFar, ReplicaFlusher, delete_up_to, is_a_lesser_tombstone, newer_version
@@ -109,18 +110,13 @@ class Replica:
                 self._temporary = Path(tempfile.mkdtemp(prefix="locus-tiered-hints-"))
                 weakref.finalize(self, shutil.rmtree, self._temporary, ignore_errors=True)  # should nobody close
             path = self._temporary
-        session.journal = self._last = await Journal.attach(path, self.layer_home(), self._clock, self)
+        session.journal = self._last = await Journal.attach(path, home_of(self.layer), self._clock, self)
         for row in session.journal.index.all():
             if row.kind == "scrub":
                 self.marked[key_of(row)] = row.thread
         if session.journal.index.rows:
             self.flusher.wake(session.journal)
         return session.journal
-
-    def layer_home(self) -> str | None:
-        """Where this replica keeps things, as far as anybody can tell."""
-        homes = sorted({each.traits.home for each in self.layer.walk() if not each.members() and each.traits.home})
-        return "; ".join(homes) or None
 
     @property
     def hints(self) -> Journal | None:
@@ -365,7 +361,7 @@ class Replica:
             raise
 
     async def _delivered(self, thread_id: str) -> None:
-        if any(each.traits.loses_index_rows for each in self.layer.walk()):
+        if loses_index_rows(self.layer):
             self.far.compare(thread_id)  # its list may have lost what another process was saving
         await self.check_latest(thread_id)
 

@@ -120,7 +120,6 @@ class ReplicatedCheckpointer(ReplicatedMending):
         ]
         self._begin(members, votes, read)
         self._lanes = Lanes()
-        self._writes: dict[asyncio.Task[Any], tuple[Replica, str, Save | Delete, str]] = {}
         self._iterations: LRUCache[tuple[str, str], bool] = LRUCache(65_536)
         for layer in layers:
             layer.put_in_order()
@@ -255,7 +254,6 @@ class ReplicatedCheckpointer(ReplicatedMending):
         Raises :class:`QuorumError` when the quorum cannot be reached any more.
         """
         await self._ready()
-        self._changed_at = self._clock.monotonic()
         tasks = {self._in_background(replica.write(key, op, stamp)): replica for replica in self._replicas}
         for task, replica in tasks.items():
             self._writes[task] = (replica, key, op, stamp)
@@ -345,8 +343,7 @@ class ReplicatedCheckpointer(ReplicatedMending):
     async def deliver(self) -> None:
         """Wait for writes under way, and send every hint now; raises what a replica raises that cannot be reached."""
         await self._ready()
-        under_way = [task for task in self._background.get() if task in self._writes]
-        if under_way:
+        if under_way := self._under_way():
             await asyncio.wait(under_way, timeout=_SETTLE_SECONDS)
         for replica in self._replicas:
             await replica.deliver_all()

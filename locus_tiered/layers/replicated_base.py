@@ -27,11 +27,12 @@ from locus_tiered.layers.conflicts import Conflicts
 from locus_tiered.layers.graves import Graves
 from locus_tiered.layers.heartbeat import Heartbeats
 from locus_tiered.layers.latency import HedgeBudget
+from locus_tiered.layers.names import loses_index_rows
 from locus_tiered.layers.quorum import Answers, ask_until, described
 from locus_tiered.layers.replica import Replica
 from locus_tiered.layers.replicated_options import check_read
 from locus_tiered.layers.replicated_rows import ReplicatedRows
-from locus_tiered.layers.tombstones import Tombstones
+from locus_tiered.layers.tombstones import Tombstones, buries, graves_of
 
 __all__ = ["ReplicatedBase"]
 
@@ -120,7 +121,21 @@ class ReplicatedBase(ReplicatedRows, base=True):
         *,
         order: Sequence[Replica] | None = None,
         at_once: int = 1,
+        by_lists: bool = False,
     ) -> Answers[T]:
+        """Ask until one answer is good, or a quorum of them is there.
+
+        ``by_lists``: what a quorum says follows from its lists. Those that lose nothing are waited for then, as many as
+        a quorum needs, unless they fail.
+        """
+        order = self._order(key) if order is None else order
+        sure = [replica for replica in order if not loses_index_rows(replica.layer)] if by_lists else []
+
+        def enough(answers: Answers[T]) -> bool:
+            able = [replica for replica in sure if replica not in answers.errors]
+            heard = sum(replica in answers.others for replica in able)
+            return len(answers.others) >= self._noes and heard >= min(len(able), self._noes)
+
         doubted = [replica for replica in self._replicas if key in replica.marked]
 
         async def trusted(replica: Replica) -> T:
@@ -139,13 +154,13 @@ class ReplicatedBase(ReplicatedRows, base=True):
         if hedged:
             self._hedge.earn()
         answers: Answers[T] = await ask_until(
-            self._order(key) if order is None else order,
+            order,
             trusted,
             good,
             operation=op.name,
             at_once=at_once,
             hedge=self._hedge if hedged else None,
-            enough=lambda answers: len(answers.others) >= self._noes,
+            enough=enough,
         )
         if op.threads and any(isinstance(each, CorruptCheckpoint) for each in answers.errors.values()):
             self._suspect(op.threads[0], key)
@@ -202,8 +217,7 @@ class ReplicatedBase(ReplicatedRows, base=True):
     async def _is_buried(self, thread_id: str, entry: Entry) -> bool:
         if thread_id.startswith(RESERVED):
             return False
-        gone = await self.tombstones.among([(thread_id, None), (thread_id, entry.id)])
-        return (entry.stamp or "") <= max(gone.values(), default="") if gone else False
+        return buries(await self.tombstones.among(graves_of(thread_id, [entry])), thread_id, entry)
 
     async def _mend(self, thread_id: str, key: str, found: Checkpoint, others: dict[Replica, Any]) -> None:
         """Have the replicas that were asked hold what is about to be answered.

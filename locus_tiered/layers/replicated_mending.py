@@ -17,7 +17,9 @@ from locus_tiered.core.errors import LocusTieredError
 from locus_tiered.core.ids import RESERVED
 from locus_tiered.core.lanes import PerLoop
 from locus_tiered.core.logs import logger_for
+from locus_tiered.core.operations import Delete, Save
 from locus_tiered.layers.replica import Replica
+from locus_tiered.layers.replicated_options import check_scrub
 from locus_tiered.layers.replicated_reads import ReplicatedReads
 from locus_tiered.layers.scrub import Progress, Scrubber, ScrubReport
 from locus_tiered.layers.versions import GivenUp
@@ -39,8 +41,8 @@ _LATE_AFTER = 5.0
 """Seconds after a replica has what it missed before that is looked for which it may have carried out late."""
 _FIRST_ASKED, _LONGEST_ASKED = 1.0, 30.0
 """Seconds between two questions whether it has."""
-_BUSY_SECONDS = 1.0
-"""For so long after somebody's change a comparison takes only half of the time."""
+_LONGEST_WAY = 1.0
+"""Seconds that a comparison makes way for changes at most, after each of its steps."""
 
 
 class _LateLooks:
@@ -57,7 +59,8 @@ class ReplicatedMending(ReplicatedReads, base=True):
     def _begin(self, replicas: Sequence[Replica], votes: int, read: object) -> None:
         super()._begin(replicas, votes, read)
         self._scrubber = Scrubber(cast("ReplicatedCheckpointer", self))
-        self._changed_at = float("-inf")
+        self._writes: dict[asyncio.Task[Any], tuple[Replica, str, Save | Delete, str]] = {}
+        """Writes that have not ended, whatever became of them."""
         self._late_looks: PerLoop[_LateLooks] = PerLoop(_LateLooks)
         self._suspected: PerLoop[set[str]] = PerLoop(set)
         self._background: PerLoop[set[asyncio.Task[Any]]] = PerLoop(set)
@@ -81,10 +84,14 @@ class ReplicatedMending(ReplicatedReads, base=True):
         finally:
             pausing.discard(task)
 
+    def _under_way(self) -> list[asyncio.Task[Any]]:
+        """This event loop's writes that have not ended, acknowledged or not."""
+        return [task for task in self._background.get() if task in self._writes]
+
     async def _give_way(self, seconds: float) -> None:
-        """While changes are made, leave them as much time as a comparison has just taken."""
-        if seconds > 0 and self._clock.monotonic() - self._changed_at < _BUSY_SECONDS:
-            await self._clock.sleep(min(seconds, _BUSY_SECONDS))
+        """While writes of this process are under way, leave them as much time as a comparison has just taken."""
+        if seconds > 0 and self._under_way():
+            await self._clock.sleep(min(seconds, _LONGEST_WAY))
 
     # -- mending -------------------------------------------------------------------------------------
 
@@ -200,15 +207,17 @@ class ReplicatedMending(ReplicatedReads, base=True):
             deep: Also load every checkpoint from every replica and verify its digest, and look at the newest that each
                 replica answers with by itself. (Where something was mended, or a write given up on, that is looked at
                 anyway.)
-            progress: Called after every thread.
-            threads: Only these; by default all, beginning where a scrub that was stopped has ended.
-            rate: At most so many threads a second.
+            progress: Called after every thread, in their order. What it raises ends the scrub.
+            threads: Only these; by default all, beginning where a scrub of this process that was stopped has ended
+                (at the beginning while a replica is fenced: that takes all of them in one go).
+            rate: At most so many threads a second, above zero; one after the other then, instead of four at once.
 
         Threads in step cost one listing per replica and no state. What is missing is copied, oldest first, from a
         replica whose copy is intact; what was deleted is deleted everywhere; what only a replica has that was away
         for longer than tombstones are kept is put in quarantine. Cancelling it loses nothing. Saves and deletes go
-        first: it lets them in between two copies, and while there are any it takes only half of the time.
+        first: it lets them in between two copies, and while any are under way it takes only half of the time.
         """
+        check_scrub(threads, rate)
         await self._ready()
         return await self._scrubber.run(deep=deep, progress=progress, threads=threads, rate=rate)
 

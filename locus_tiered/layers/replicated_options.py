@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -12,7 +13,7 @@ from locus_tiered.core.layer import Layer
 from locus_tiered.core.leaf import Leaf
 from locus_tiered.layers.names import short_name
 
-__all__ = ["Read", "WriteQuorum", "check_read", "named_replicas", "votes_needed"]
+__all__ = ["Read", "WriteQuorum", "check_read", "check_scrub", "named_replicas", "votes_needed"]
 
 Read = Literal["one", "quorum", "hedged"]
 WriteQuorum = Literal["majority", "all"] | int
@@ -59,3 +60,11 @@ def named_replicas(replicas: Sequence[BaseCheckpointer], names: Sequence[str] | 
         layer.name = name
         layers.append(layer)
     return layers
+
+
+def check_scrub(threads: object, rate: object) -> None:
+    """The limits of a ``scrub()`` as given by a user, or :class:`StackConfigError`."""
+    if isinstance(threads, str):
+        raise StackConfigError(f"threads={shorten(threads)} is one id", hint='write a list, like threads=["one"]')
+    if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf):
+        raise StackConfigError(f"rate={shorten(rate)}", hint="write how many threads a second, like rate=0.5")

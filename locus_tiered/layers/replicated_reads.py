@@ -222,7 +222,9 @@ class ReplicatedReads(ReplicatedBase, base=True):
         )
 
     async def _head_by_quorum(self, op: Head, key: str, head: Callable[[Replica], Any]) -> Entry | None:
-        answers: Answers[Entry | None] = await self._ask(op, key, head, lambda *_: False, at_once=self._noes)
+        answers: Answers[Entry | None] = await self._ask(
+            op, key, head, lambda *_: False, at_once=self._noes, by_lists=True
+        )
         if len(answers.others) < self._noes:
             raise self._unknown(op, answers, "answered")
         heads = [each for each in answers.others.values() if each is not None]
@@ -289,7 +291,12 @@ class ReplicatedReads(ReplicatedBase, base=True):
 
         by_quorum = self.read == "quorum" or op.thread_id.startswith(RESERVED)
         answers: Answers[list[Entry]] = await self._ask(
-            op, key, entries, (lambda *_: False) if by_quorum else fresh, at_once=self._noes if by_quorum else 1
+            op,
+            key,
+            entries,
+            (lambda *_: False) if by_quorum else fresh,
+            at_once=self._noes if by_quorum else 1,
+            by_lists=by_quorum,
         )
         if answers.found is not None:
             return self._listed(key, answers.found[1])[: op.limit]

@@ -7,9 +7,10 @@ known to it, and the thread is listed again until there is nothing left to copy.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from locus_tiered.core.checkpoint import Entry
 from locus_tiered.core.stamp import stamp_seconds
@@ -18,7 +19,7 @@ from locus_tiered.layers.replica import Replica
 if TYPE_CHECKING:
     from locus_tiered.layers.replicated import ReplicatedCheckpointer
 
-__all__ = ["MOST_ROUNDS", "Rounds", "is_under_way", "paced"]
+__all__ = ["MOST_ROUNDS", "Rounds", "is_under_way", "paced", "side_by_side"]
 
 T = TypeVar("T")
 
@@ -65,3 +66,33 @@ async def paced(owner: ReplicatedCheckpointer, work: Awaitable[T]) -> T:
     result = await work
     await owner._give_way(owner._clock.monotonic() - began)
     return result
+
+
+async def side_by_side(
+    count: int, work: Callable[[int], Coroutine[Any, Any, None]], *, at_once: int, done: Callable[[int], None]
+) -> None:
+    """Do pieces of work, so many at once. ``done`` hears of each, in order: when all before it are done as well.
+
+    What fails, or is cancelled, ends those that are under way too.
+    """
+    under_way: dict[asyncio.Task[None], int] = {}
+    finished: set[int] = set()
+    begun = told = 0
+    try:
+        while told < count:
+            while begun < count and len(under_way) < at_once:
+                under_way[asyncio.ensure_future(work(begun))] = begun
+                begun += 1
+            ended, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                finished.add(under_way.pop(task))
+            for task in ended:
+                task.result()
+            while told in finished:
+                done(told)
+                told += 1
+    finally:
+        for task in under_way:
+            task.cancel()
+        if under_way:
+            await asyncio.wait(under_way)

@@ -12,18 +12,18 @@ dead letters.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from locus.core.state import AgentState
 
-from locus_tiered.core.checkpoint import Body, Checkpoint
+from locus_tiered.core.checkpoint import Body, Checkpoint, Entry
 from locus_tiered.core.clock import Clock
 from locus_tiered.core.ids import RESERVED
 from locus_tiered.core.layer import MOST, Layer
 from locus_tiered.core.operations import Delete, Exists, ListCheckpoints, Load, Save
 from locus_tiered.core.stamp import stamp_seconds
 
-__all__ = ["KEPT_DAYS", "TOMBSTONES", "Tombstones"]
+__all__ = ["KEPT_DAYS", "TOMBSTONES", "Tombstones", "buries", "graves_of"]
 
 KEPT_DAYS = 14
 """Days that a tombstone is kept; a former process's write counts for half as long."""
@@ -107,3 +107,14 @@ class Tombstones:
         for entry in await self._inner.handle(ListCheckpoints(TOMBSTONES, MOST, ordered=True)):
             if entry.stamp is not None and stamp_seconds(entry.stamp) < before:
                 await self._inner.handle(Delete(TOMBSTONES, entry.id))
+
+
+def graves_of(thread_id: str, entries: Iterable[Entry]) -> list[tuple[str, str | None]]:
+    """Where tombstones for these checkpoints would be: one may be for the whole thread."""
+    return [(thread_id, None), *((thread_id, entry.id) for entry in entries)]
+
+
+def buries(gone: Mapping[tuple[str, str | None], str], thread_id: str, entry: Entry) -> bool:
+    """Whether a tombstone buries a checkpoint. One without a stamp is older than any tombstone that there is."""
+    deleted = max(gone.get((thread_id, None), ""), gone.get((thread_id, entry.id), ""))
+    return bool(deleted) and (entry.stamp or "") <= deleted

@@ -19,6 +19,7 @@ from locus_tiered.core.ordering import OrderingLayer
 from locus_tiered.core.signals import emit
 from locus_tiered.layers.far import Far
 from locus_tiered.layers.flusher import Flusher
+from locus_tiered.layers.names import home_of
 from locus_tiered.layers.write_behind_options import Ack
 from locus_tiered.stores.journal import Journal, Pending, key_of
 
@@ -55,8 +56,7 @@ class WriteBehindLife(OrderingLayer, base=True):
         self._sessions: PerLoop[_Session] = PerLoop(_Session)
         self._last: Journal | None = None
         self._left: dict[tuple[str, str, str | None, str], Context | None] = {}
-        homes = sorted({layer.traits.home for layer in self.inner.walk() if not layer.members() and layer.traits.home})
-        self._home = "; ".join(homes) or None
+        self._home = home_of(self.inner)
 
     async def handle(self, operation: Operation[T]) -> T:
         session = self._sessions.get()

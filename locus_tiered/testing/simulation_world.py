@@ -158,6 +158,7 @@ class Link(FaultyCheckpointer):
     def __init__(self, site: Site, owner: tuple[str, int], random: Random, history: History, weather: Weather) -> None:
         super().__init__(site.store, seed=random.getrandbits(32))
         self.site, self.dead = site, False
+        self._detours = 0.05  # the share of ways that are far longer than others
         self._script = self._weather = weather
         self._owner, self._chance, self._history = owner, random, history
         self._lost, self._times, self._tied = site.lost, site.times, site.tied
@@ -183,7 +184,7 @@ class Link(FaultyCheckpointer):
         """The time that a request, or an answer, is on its way."""
         if self.dead:
             await asyncio.get_running_loop().create_future()  # nothing is ever heard of it again
-        far = self._chance.random() < 0.05
+        far = self._chance.random() < self._detours
         await asyncio.sleep(self._chance.uniform(0.05, 0.6) if far else self._chance.uniform(0.001, 0.03))
 
     async def _call(
@@ -214,7 +215,8 @@ class Link(FaultyCheckpointer):
         return self._partition is not None
 
     async def calm(self) -> None:
-        """No more faults; what hung goes on, what is late lands."""
+        """No more faults, and no way long enough for a timeout; what hung goes on, what is late lands."""
+        self._detours = 0.0
         self.clear()
         self.release()
         await self.land()

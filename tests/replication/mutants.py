@@ -27,7 +27,7 @@ import pytest
 
 from locus_tiered.core.layer import Layer
 from locus_tiered.testing.simulation import SimulationFailed, simulate
-from tests.replication import test_late_writes, test_scenarios
+from tests.replication import test_late_writes, test_meanwhile, test_scenarios, test_scrub
 
 __all__ = ["MUTANTS", "Mutant", "broken", "catchers", "scenarios"]
 
@@ -203,17 +203,40 @@ MUTANTS = (
     ),
     Mutant(
         "a comparison asks no tombstone",
-        "layers.scrub:_Work.bury",
-        "gone = await self.owner.tombstones.among(_graves(self.thread_id, partly))",
+        "layers.scrub_thread:_Work.bury",
+        "gone = await self.owner.tombstones.among(graves_of(self.thread_id, partly))",
         "gone = {}",
     ),
     Mutant(
         "a comparison copies the newest first",
-        "layers.scrub:_Work.copy",
+        "layers.scrub_thread:_Work.copy",
         'sorted(reversed(wanted.values()), key=lambda each: each.stamp or "")',
         'sorted(wanted.values(), key=lambda each: each.stamp or "", reverse=True)',
     ),
-    Mutant("steps of a turn are copied", "layers.scrub:_Work.bury", "elif is_iteration_save(found):", "elif False:"),
+    Mutant(
+        "steps of a turn are copied",
+        "layers.scrub_thread:_Work.bury",
+        "elif is_iteration_save(found):",
+        "elif False:",
+    ),
+    Mutant(
+        "a comparison leaves writes no time",
+        "layers.replicated_mending:ReplicatedMending._give_way",
+        "if seconds > 0 and self._under_way():",
+        "if False:",
+    ),
+    Mutant(
+        "a comparison copies what is just being saved",
+        "layers.scrub_steps:Rounds.is_news",
+        "return self.newest is not None and",
+        "return False and",
+    ),
+    Mutant(
+        "a scrub that was stopped begins at the beginning",
+        "layers.scrub:Scrubber.run",
+        "self._after = way.reached",
+        "pass",
+    ),
     Mutant(
         "the older version of a name wins",
         "layers.quorum:newest_versions",
@@ -240,7 +263,7 @@ MUTANTS = (
     ),
     Mutant(
         "what only a fenced replica has is deleted rather than put aside",
-        "layers.scrub:_Work._remove",
+        "layers.scrub_thread:_Work._remove",
         "if replica.fenced and not known_elsewhere:",
         "if False:",
     ),
@@ -326,9 +349,9 @@ def _values(module: ModuleType) -> list[Any]:
 
 def scenarios() -> list[Callable[[], None]]:
     """The short stories."""
-    modules = (test_scenarios, test_late_writes)
+    modules = (test_scenarios, test_late_writes, test_meanwhile, test_scrub)
     tests = [value for module in modules for name, value in vars(module).items() if name.startswith("test_")]
-    return [test for test in tests if not inspect.signature(test).parameters]
+    return [each for each in tests if not (inspect.signature(each).parameters or inspect.iscoroutinefunction(each))]
 
 
 def catchers(mutant: Mutant, *, every: bool, seeds: Sequence[int] = SEEDS) -> Iterator[str]:

@@ -52,6 +52,8 @@ class Rig:
     ) -> None:
         self.place = place
         self.stores = [(store or ReferenceCheckpointer)() for _ in range(replicas)]
+        self.careless: set[int] = set()
+        """Replicas whose lists may lack what another process has saved."""
         self._lives = 0
 
     def process(self, *, journal: str | None = None, ahead: float = 0.0, **options: Any) -> Process:
@@ -88,7 +90,8 @@ class Process:
         self.links = []
         for number, store in enumerate(rig.stores):
             link = FaultyCheckpointer(store)
-            link.locus_tiered_traits = Traits(home=f"store {number}")  # type: ignore[attr-defined]
+            traits = Traits(home=f"store {number}", loses_index_rows=number in rig.careless)
+            link.locus_tiered_traits = traits  # type: ignore[attr-defined]
             self.links.append(link)
         self.stack = ReplicatedCheckpointer(
             *self.links,

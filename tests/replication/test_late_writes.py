@@ -372,24 +372,36 @@ async def test_a_scrub_that_is_cancelled_between_two_copies_leaves_the_newest_ri
     assert await rig.latest(2) == 20
 
 
-@pytest.mark.parametrize("busy", [True, False])
-def test_a_scrub_takes_half_of_the_time_while_others_are_written_to(busy: bool) -> None:
-    @scenario
-    async def story(rig: Rig) -> None:
-        p = rig.process(journal="p")
-        await emptied(rig, p, 60, 0.2)
-        before = len(p.saved(2))
-        scrub = asyncio.create_task(p.stack.scrub())
-        for mark in range(20):
-            if busy:
-                await p.save(mark, thread="other")
-            await p.rest(0.5)
-        copied = len(p.saved(2)) - before
-        assert (15 < copied < 30) if busy else copied > 45
-        assert (await scrub).in_step
-        assert len(await rig.ids(2)) == 60
+async def copied_beside_writes(rig: Rig, pause: float | None) -> int:
+    """How much of 60 checkpoints, 0.2 s each, a scrub copies in 10 s, with a write of 0.2 s every ``pause`` seconds."""
+    p = rig.process(journal="p")
+    await emptied(rig, p, 60, 0.2)
+    p.links[2].inject(on("save", thread_id="other", times=None).slow(0.2))
+    before = len(p.saved(2))
+    scrub = asyncio.create_task(p.stack.scrub())
+    for mark in range(1 if pause is None else int(10 / pause)):
+        if pause is not None:
+            await p.save(mark, thread="other")
+        await p.rest(pause or 10)
+    copied = len(p.saved(2)) - before
+    assert (await scrub).in_step
+    assert len(await rig.ids(2)) == 60
+    return copied
 
-    story()
+
+@scenario
+async def test_a_scrub_takes_half_of_the_time_while_writes_are_under_way(rig: Rig) -> None:
+    assert 15 < await copied_beside_writes(rig, 0.15) < 30
+
+
+@scenario
+async def test_a_scrub_takes_most_of_the_time_where_little_is_written(rig: Rig) -> None:
+    assert 40 < await copied_beside_writes(rig, 2.0) < 50
+
+
+@scenario
+async def test_a_scrub_takes_all_of_the_time_where_nothing_is_written(rig: Rig) -> None:
+    assert 45 < await copied_beside_writes(rig, None) < 55
 
 
 @scenario

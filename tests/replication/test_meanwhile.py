@@ -71,3 +71,26 @@ async def test_a_replica_whose_hints_give_way_while_it_is_asked_is_not_believed(
         replica.marked["t"] = "t"
     with pytest.raises(BackendError):
         await listed
+
+
+@pytest.mark.parametrize("what", ["head", "list"])
+def test_a_quorum_asks_lists_that_may_lose_something_last(what: str) -> None:
+    @scenario
+    async def story(rig: Rig) -> None:
+        rig.careless = {0}
+        p, q = rig.process(), rig.process(read="quorum")
+        old = await p.save(1)
+        q.links[1].inject(on("list_checkpoints", times=None).slow(0.2))
+        await q.load()
+        p.cut(2)  # a hint waits in a process that is not asked
+        p.links[0].inject(on("save").lose_index_row())
+        new = await p.save(2)
+        q.links[0]._lost = p.links[0]._lost
+        q.links[0].inject(on("load", times=None).stale_latest())  # nor does its own latest tell of it
+        assert await rig.ids(1) == [new, old]
+        if what == "head":
+            assert await q.load() == 2
+        else:
+            assert await q.stack.list_checkpoints("t") == [new, old]
+
+    story()

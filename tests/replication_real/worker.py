@@ -35,9 +35,11 @@ from locus_tiered.layers.breaker import BreakerPolicy
 from locus_tiered.testing.history import RecordingCheckpointer
 
 SAVES_PER_TURN = 4
-MOST_TURNS = 6
+MOST_TURNS = 8
 """Turns under way at once; at more than that the load waits, as a server's queue would."""
-THREADS, SHARED = 8, 2
+MOST_MISSED = 5.0
+"""Seconds of waiting that the load makes up for afterwards."""
+THREADS, SHARED = 10, 2
 TIMEOUT, DEADLINE = 1.5, 3.0
 
 
@@ -150,7 +152,7 @@ class Agents:
         await self.load(thread)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Turns, begun at such a pace that ``rate`` saves a second come of them; what was missed is not made up for."""
+        """Turns, begun at such a pace that ``rate`` saves a second come of them; see ``MOST_MISSED``."""
         tasks: set[asyncio.Task[None]] = set()
         due = time.monotonic()
         while not stop.is_set():
@@ -159,7 +161,7 @@ class Agents:
                 await asyncio.sleep(wait)
             if len(tasks) >= MOST_TURNS:
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                due = max(due, time.monotonic() - 1.0)
+                due = max(due, time.monotonic() - MOST_MISSED)
                 continue
             if self.random.random() < 0.1:
                 work, saves = self.meeting(self.random.choice(shared_threads())), 1
