@@ -206,7 +206,7 @@ class ReplicatedCheckpointer(ReplicatedMending):
 
         async def save() -> str:
             await self._to_all(key, frozen, stamp)
-            self._floors.raise_to(key, checkpoint.entry)
+            self._tell(key, [checkpoint.entry])
             self._conflicts.saved(key, base, checkpoint.entry)
             return checkpoint.id
 
@@ -236,7 +236,7 @@ class ReplicatedCheckpointer(ReplicatedMending):
                 if not newer:
                     break
                 self._stamps.observe(key, newer)  # nobody had told of it: once more, above it
-            self._floors.drop(key, op.checkpoint_id)
+            self._forget(key, op.checkpoint_id)
             self._look_at_latest(op.thread_id, key)
             return deleted
 

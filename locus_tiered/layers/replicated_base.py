@@ -32,6 +32,7 @@ from locus_tiered.layers.quorum import Answers, ask_until, described
 from locus_tiered.layers.replica import Replica
 from locus_tiered.layers.replicated_options import check_read
 from locus_tiered.layers.replicated_rows import ReplicatedRows
+from locus_tiered.layers.told import Told
 from locus_tiered.layers.tombstones import Tombstones, buries, graves_of
 
 __all__ = ["ReplicatedBase"]
@@ -57,6 +58,7 @@ class ReplicatedBase(ReplicatedRows, base=True):
         self._replicas, self._votes = tuple(replicas), votes
         self._noes = len(replicas) - votes + 1
         self._floors = Floors()
+        self._told = Told()
         self._graves = Graves()
         self._conflicts = Conflicts(lambda: self.name)
         self._hedge = HedgeBudget()
@@ -186,6 +188,32 @@ class ReplicatedBase(ReplicatedRows, base=True):
         )
         error.__cause__ = corrupt[0] if corrupt else next(iter(answers.errors.values()), None)
         return error
+
+    # -- what this process was told of ---------------------------------------------------------------
+
+    def _tell(self, key: str, entries: Sequence[Entry]) -> None:
+        """This process is told of these checkpoints, newest first: from now on it is not told less."""
+        if entries:
+            self._floors.raise_to(key, entries[0])
+        self._told.tell(key, entries)
+
+    def _has_gone(self, key: str, entry: Entry) -> None:
+        """A checkpoint that it was told of is not there any more, or not in that version."""
+        self._floors.lower(key, entry)
+        if self._told.of(key, entry.id) <= (entry.stamp or ""):
+            self._told.forget(key, entry.id)
+        self._settle_floor(key)
+
+    def _forget(self, key: str, checkpoint_id: str | None) -> None:
+        """This process has deleted a checkpoint (``None``: all of a thread)."""
+        self._told.forget(key, checkpoint_id)
+        self._floors.drop(key, checkpoint_id)
+        self._settle_floor(key)
+
+    def _settle_floor(self, key: str) -> None:
+        """Where the floor has gone, it is what this process was told of before."""
+        if self._floors.of(key) is None and (before := self._told.newest(key)) is not None:
+            self._floors.raise_to(key, before)
 
     # -- what was deleted -----------------------------------------------------------------------------
 

@@ -65,13 +65,12 @@ class ReplicatedReads(ReplicatedBase, base=True):
 
         if op.stamp is None and (self.read == "quorum" or op.thread_id.startswith(RESERVED)):
             return self._saw(key, await self._load_by_quorum(op, key, load))
-        floor = self._floors.of(key)
-        least = floor.stamp or "" if floor is not None and floor.id == wanted else ""
+        least = self._told.of(key, wanted)
 
         def right(_: Replica, found: Checkpoint | None) -> bool:
             if found is None or op.stamp is not None:
                 return found is not None and found.stamp == op.stamp
-            return (found.stamp or "") >= least  # this process has seen that version: not an older one any more
+            return (found.stamp or "") >= least  # this process was told of that version: not of an older one any more
 
         answers: Answers[Checkpoint | None] = await self._ask(op, key, load, right)
         if answers.found is not None:
@@ -85,8 +84,8 @@ class ReplicatedReads(ReplicatedBase, base=True):
         if len(answers.others) >= self._noes:
             if op.stamp is not None:
                 return None
-            if floor is not None and least:
-                self._floors.lower(key, floor)
+            if least:
+                self._has_gone(key, Entry(wanted, least))
             older = [each for each in answers.others.values() if each is not None]
             if not older:
                 await self._mind_graves(op.thread_id, key, wanted)
@@ -115,16 +114,23 @@ class ReplicatedReads(ReplicatedBase, base=True):
             return None
         journal = replica.hints
         try:
-            return None if journal is None else await journal.checkpoint(last)
+            found = None if journal is None else await journal.checkpoint(last)
         except RowDamaged as damage:
             raise corrupt(replica.name, op.thread_id, wanted, f"a hint for it is damaged ({damage})") from damage
+        if found is not None and self.read == "quorum" and await self._is_buried(op.thread_id, found.entry):
+            return None  # somebody who has not got the hint has deleted it
+        return found
+
+    def _hinted(self, key: str) -> set[Entry]:
+        """What some replica is only thought to have, because a hint for it waits."""
+        return {row.entry for replica in self._replicas for row in replica.rows(key) if row.kind == "save"}
 
     def _saw(self, key: str, found: Checkpoint | None) -> Checkpoint | None:
-        """This process was told of a checkpoint: nothing less is answered to it as the newest from now on, and what it
-        saves next is above it, whatever its clock says.
+        """This process was told of a checkpoint: nothing less is answered to it from now on, and what it saves next is
+        above it, whatever its clock says.
         """
         if found is not None:
-            self._floors.raise_to(key, found.entry)
+            self._tell(key, [found.entry])
             self._is_below_the_next(key, found.entry)
         return found
 
@@ -162,7 +168,7 @@ class ReplicatedReads(ReplicatedBase, base=True):
                 if number >= _TRIES or self._floors.above(self._key(thread_id), found.entry) is None:
                     return found
                 continue
-            self._floors.lower(self._key(thread_id), head)
+            self._has_gone(self._key(thread_id), head)
             if before.count(head) == _TRIES:
                 break
             before.append(head)  # else somebody saves again and again, or deletes
@@ -201,7 +207,7 @@ class ReplicatedReads(ReplicatedBase, base=True):
         if found is None:
             await self._mind_graves(op.thread_id, key)
         else:
-            self._floors.raise_to(key, found)
+            self._tell(key, [found])
             self._stamps.observe(key, found.stamp)
             self._conflicts.seen(key, [found])
         return found
@@ -231,7 +237,8 @@ class ReplicatedReads(ReplicatedBase, base=True):
         if not heads:
             return await self._after_floor(op.thread_id, key, [])
         newest = max(heads, key=lambda entry: entry.stamp or "")
-        if len(heads) == len(answers.others) and all(entry == newest for entry in heads):
+        agreed = len(heads) == len(answers.others) and all(entry == newest for entry in heads)
+        if agreed and newest not in self._hinted(key):
             return await self._after_floor(op.thread_id, key, heads)
         # They differ: what one of them has may have been deleted, or may have been missed by the others.
         gone = await self._is_buried(op.thread_id, newest)
@@ -257,8 +264,11 @@ class ReplicatedReads(ReplicatedBase, base=True):
             there = await self.on_load(Load(thread_id, floor.id, floor.stamp)) is not None
             if there and not await self._is_buried(thread_id, floor):
                 return floor
-            self._floors.lower(key, floor)
+            self._has_gone(key, floor)
             await self._mind_graves(thread_id, key)
+            if self._floors.above(key, newest) is not None:  # what it was told of before that: a list tells of all
+                listed = await self.on_list_checkpoints(ListCheckpoints(thread_id, MOST, ordered=True))
+                return listed[0] if listed else None
         return newest
 
     # -- lists ---------------------------------------------------------------------------------------
@@ -287,7 +297,7 @@ class ReplicatedReads(ReplicatedBase, base=True):
 
         def fresh(_: Replica, found: list[Entry]) -> bool:
             newest = found[0] if found else None
-            return bool(found) and self._floors.above(key, newest) is None
+            return bool(found) and self._floors.above(key, newest) is None and not self._told.is_less(key, found)
 
         by_quorum = self.read == "quorum" or op.thread_id.startswith(RESERVED)
         answers: Answers[list[Entry]] = await self._ask(
@@ -299,25 +309,30 @@ class ReplicatedReads(ReplicatedBase, base=True):
             by_lists=by_quorum,
         )
         if answers.found is not None:
-            return self._listed(key, answers.found[1])[: op.limit]
+            return self._listed(key, answers.found[1], op.limit)
         if len(answers.others) < self._noes:
             raise self._unknown(op, answers, "answered")
         listed = newest_first(newest_versions(answers.others.values()).values())
         if op.thread_id.startswith(RESERVED):
             return listed[: op.limit]
-        sure = []
+        sure, hinted = [], self._hinted(key)
         for entry in listed:
-            everywhere = all(entry in each for each in answers.others.values())
+            everywhere = entry not in hinted and all(entry in each for each in answers.others.values())
             if everywhere or not await self._is_buried(op.thread_id, entry):
                 sure.append(entry)
-        return self._listed(key, sure)[: op.limit]
+        self._told.only(key, sure)
+        if (floor := self._floors.of(key)) is not None and floor not in sure:
+            self._has_gone(key, floor)
+        return self._listed(key, sure, op.limit)
 
-    def _listed(self, key: str, entries: list[Entry]) -> list[Entry]:
-        """This process was told of these checkpoints, newest first."""
+    def _listed(self, key: str, entries: list[Entry], limit: int) -> list[Entry]:
+        """This process was told of the first of these checkpoints, newest first."""
         self._conflicts.seen(key, entries)
-        if entries:
-            self._is_below_the_next(key, entries[0])
-        return entries
+        told = entries[:limit]
+        if told:
+            self._is_below_the_next(key, told[0])
+        self._tell(key, told)
+        return told
 
     async def on_exists(self, op: Exists) -> bool:
         if op.checkpoint_id is None:
@@ -325,11 +340,14 @@ class ReplicatedReads(ReplicatedBase, base=True):
         await self._ready()
         key = self._key(op.thread_id)
         wanted = op.checkpoint_id
+        by_quorum = self.read == "quorum"
 
         async def exists(replica: Replica) -> bool:
             last = last_word(replica.rows(key), wanted)
             if last is not None and last.kind == "save":
-                return True
+                if not by_quorum or op.thread_id.startswith(RESERVED):
+                    return True
+                return await self._copy(replica, Load(op.thread_id, wanted), wanted, key) is not None
             deleted = self._graves.stamp_of(key, wanted)
             if last is not None and last.kind == "delete":
                 if last.id is not None and looks_random(wanted):
@@ -340,7 +358,6 @@ class ReplicatedReads(ReplicatedBase, base=True):
             found = await replica.ask(Load(op.thread_id, wanted))
             return found is not None and (found.stamp or "") > deleted
 
-        by_quorum = self.read == "quorum"
         answers: Answers[bool] = await self._ask(
             op, key, exists, lambda _, there: there and not by_quorum, at_once=self._noes if by_quorum else 1
         )

@@ -85,14 +85,12 @@ async def side_by_side(
                 begun += 1
             ended, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
             for task in ended:
-                finished.add(under_way.pop(task))
-            for task in ended:
                 task.result()
+                finished.add(under_way.pop(task))
             while told in finished:
                 done(told)
                 told += 1
     finally:
         for task in under_way:
             task.cancel()
-        if under_way:
-            await asyncio.wait(under_way)
+        await asyncio.gather(*under_way, return_exceptions=True)

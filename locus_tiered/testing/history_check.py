@@ -288,9 +288,15 @@ class _Judge:
         least = min(stamps, default="") if full else ""
         names = {each.id for each in listed}
         for save in self._expected():
-            told = self.is_end or answer.strict or not listed or save.process == answer.process
-            if save.id not in names and told and (save.stamp or "") >= least and answer.limit != 0:
+            if save.id in names or (save.stamp or "") < least or answer.limit == 0:
+                continue
+            if self.is_end or answer.strict or not listed or save.process == answer.process:
                 yield self._problem("lost", f"not listed: {save}")
+            elif self.seen.get(save.stamp or "", _NEVER) < answer.begin:
+                yield self._problem("monotonic reads", f"not listed, though it has seen {save}")
+        if not self.is_end:
+            for found in listed:
+                self._saw(found)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

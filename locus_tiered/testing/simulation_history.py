@@ -55,6 +55,8 @@ class Reader:
     policy: str
     seen: set[int] = field(default_factory=set)
     """Marks that it has saved, or was told of as a thread's newest or by id."""
+    listed: dict[int, float] = field(default_factory=dict)
+    """Since when it knows by a list of which save."""
 
     @property
     def strict(self) -> bool:
@@ -234,7 +236,7 @@ class History:
         for version in self._threads.get(thread, ()):
             if not version.done or version.ended >= at or version.mark in weak or self._disturbed(version):
                 continue
-            if everybodys or to.strict or version.mark in to.seen:
+            if everybodys or to.strict or version.mark in to.seen or to.listed.get(version.mark, at) < at:
                 yield version
 
     def of(self, thread: str) -> Sequence[Version]:
@@ -319,10 +321,13 @@ class History:
                 problems.append(f"RESURRECTED {thread}/{name}: listed to {_life(to)}")
         problems += [
             f"LOST {self._who(version)}: not listed to {_life(to)}"
-            for version in self.expected(thread, to, began, everybodys=not names, weak=weak)
+            for version in self.expected(thread, to, began, everybodys=True, weak=weak)
             if version.id not in names and not self.may_be_gone(version, now)
-            if not names or to.strict or version.by is to
+            if not names or to.strict or version.by is to or to.listed.get(version.mark, began) < began
         ]
+        for name in names:
+            if len(versions.get(name, ())) == 1:  # then it is that save
+                to.listed.setdefault(versions[name][0].mark, now)
         stamps = [versions[name][0].stamp for name in names if len(versions.get(name, ())) == 1]
         if stamps != sorted(stamps, reverse=True):
             problems.append(f"ORDER {thread}: {names} are listed, though their stamps are {stamps}")

@@ -6,10 +6,11 @@ import asyncio
 
 import pytest
 
-from locus_tiered.core.errors import BackendError
+from locus_tiered.core.errors import BackendError, QuorumError
 from locus_tiered.core.ids import RESERVED
 from locus_tiered.core.leaf import Leaf
 from locus_tiered.core.operations import ListThreads
+from locus_tiered.layers.replicated_options import Read
 from locus_tiered.testing.fault_script import on
 from locus_tiered.testing.reference import ReferenceCheckpointer
 from locus_tiered.testing.simulation_history import state_of
@@ -94,3 +95,79 @@ def test_a_quorum_asks_lists_that_may_lose_something_last(what: str) -> None:
             assert await q.stack.list_checkpoints("t") == [new, old]
 
     story()
+
+
+@pytest.mark.parametrize("read", ["one", "hedged"])
+def test_a_name_is_not_read_older_than_before_though_something_else_is_the_newest(read: Read) -> None:
+    @scenario
+    async def story(rig: Rig) -> None:
+        p, q = rig.process(), rig.process(read=read)
+        await p.save(1, "draft")
+        await p.rest()
+        p.cut(0)
+        await p.save(2, "draft")  # a hint waits in a process that is not asked
+        await p.save(3, "plan")
+        q.cut(0)
+        assert (await q.load("draft"), await q.load()) == (2, 3)
+        q.heal()
+        q.cut(1)
+        await q.rest()
+        q.links[2].inject(on("load", times=None).slow(0.2))
+        assert [await q.load("draft") for _ in range(3)] == [2, 2, 2]
+        q.heal()
+        await q.stack.delete("t", "draft")
+        assert await q.load("draft") is None
+        await p.stack.close()
+        r = rig.process()
+        await r.save(4, "draft")
+        assert await q.load("draft") == 4
+
+    story()
+
+
+@scenario
+async def test_a_list_lacks_nothing_that_an_earlier_one_had(rig: Rig) -> None:
+    p, q = rig.process(), rig.process(read="one")
+    first = await p.save(1)
+    await p.rest()
+    p.cut(0)
+    second = await p.save(2)  # a hint waits in a process that is not asked
+    await p.rest(1)
+    r = rig.process()
+    third = await r.save(3)
+    assert await rig.ids(0) == [third, first]
+    q.cut(0)
+    assert await q.stack.list_checkpoints("t") == [third, second, first]
+    q.heal()
+    await q.rest()
+    for number in (1, 2):
+        q.links[number].inject(on("list_checkpoints", times=None).slow(0.2))
+    assert [await q.stack.list_checkpoints("t") for _ in range(3)] == [[third, second, first]] * 3
+    await r.stack.delete("t", second)
+    assert [await q.stack.list_checkpoints("t") for _ in range(3)] == [[third, first]] * 3
+    asked = len(q.links[1].calls)
+    assert [await q.stack.list_checkpoints("t") for _ in range(3)] == [[third, first]] * 3
+    assert len(q.links[1].calls) == asked  # the fastest alone is believed again
+
+
+@scenario
+async def test_a_read_by_quorum_believes_no_hint_for_what_somebody_has_deleted(rig: Rig) -> None:
+    p = rig.process(write_quorum="all")
+    q = rig.process(write_quorum="all", read="quorum")
+    old = await p.save(1)
+    await p.save(1, "draft")
+    q.cut(0)
+    with pytest.raises(QuorumError):
+        await q.save(2, "draft")
+    with pytest.raises(QuorumError):
+        await q.save(3, "plan")  # both roll forward
+    assert await q.stack.list_checkpoints("t") == ["plan", "draft", old]
+    for name in ("plan", "draft"):
+        assert await p.stack.delete("t", name)
+    for _ in range(2):
+        assert [await q.load(name) for name in ("draft", "plan", None)] == [None, None, 1]
+        assert [await q.stack.exists("t", name) for name in ("draft", "plan")] == [False, False]
+        assert await q.stack.list_checkpoints("t") == [old]
+        q.heal()
+        await q.rest()
+    assert await rig.ids(0) == [old]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -229,14 +231,18 @@ async def test_side_by_side_ends_what_is_under_way_when_it_fails_or_is_cancelled
 
     async def work(number: int) -> None:
         try:
-            if number == 1:
+            if number > 0:
                 await gate.wait()
-                raise OSError("one of them")
+                raise OSError("one of them, and another one")
             await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            raise ValueError("and one that ends badly") from None
         finally:
             ended.append(number)
 
     told: list[int] = []
+    unheard: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: unheard.append(context))
     task = asyncio.create_task(side_by_side(9, work, at_once=3, done=told.append))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -247,3 +253,6 @@ async def test_side_by_side_ends_what_is_under_way_when_it_fails_or_is_cancelled
     with pytest.raises(asyncio.CancelledError if cancelled else OSError):
         await task
     assert (sorted(ended), told) == ([0, 1, 2], [])
+    del task
+    gc.collect()
+    assert not unheard

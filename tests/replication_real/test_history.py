@@ -205,6 +205,22 @@ def test_a_process_never_goes_back(told: Told):
     assert told.rules() == ["monotonic reads"]
 
 
+def test_a_process_never_goes_back_behind_what_was_listed_to_it(told: Told):
+    for name, stamp in (("x", "1"), ("y", "2"), ("z", "3")):
+        told.save("a", name, stamp)
+    told.list("b", ("z", "3"), ("x", "1"))  # it need not have heard of y
+    assert told.rules() == []
+    told.list("b", ("z", "3"), ("y", "2"), ("x", "1"))
+    told.list("b", ("z", "3"), ("x", "1"))
+    assert told.rules() == ["monotonic reads"]
+    told.load("b", ("y", "2"))
+    assert told.rules() == ["monotonic reads"] * 2
+    told.delete("a", "y")
+    told.list("b", ("z", "3"), ("x", "1"))
+    told.load("b", ("x", "1"), "x")
+    assert told.rules() == ["monotonic reads"] * 2
+
+
 def test_who_reads_strictly_is_told_the_newest(told: Told):
     told.save("a", "x", "1")
     told.save("a", "y", "2")
