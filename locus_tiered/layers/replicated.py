@@ -237,7 +237,7 @@ class ReplicatedCheckpointer(ReplicatedMending):
                     break
                 self._stamps.observe(key, newer)  # nobody had told of it: once more, above it
             self._forget(key, op.checkpoint_id)
-            self._look_at_latest(op.thread_id, key)
+            self._look_at_latest(op.thread_id, key, compare=bury)
             return deleted
 
         return await self._lanes.change(key, delete)

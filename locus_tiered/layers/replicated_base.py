@@ -267,7 +267,7 @@ class ReplicatedBase(ReplicatedRows, base=True):
         self._suspect(thread_id, key)
 
     @abstractmethod
-    def _look_at_latest(self, thread_id: str, key: str) -> None:
+    def _look_at_latest(self, thread_id: str, key: str, *, compare: bool = False) -> None:
         """Something older was written: see to what readers without this library see, a moment later."""
 
     @abstractmethod

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -62,6 +63,7 @@ class ReplicatedMending(ReplicatedReads, base=True):
         self._writes: dict[asyncio.Task[Any], tuple[Replica, str, Save | Delete, str]] = {}
         """Writes that have not ended, whatever became of them."""
         self._late_looks: PerLoop[_LateLooks] = PerLoop(_LateLooks)
+        self._to_compare: set[str] = set()
         self._suspected: PerLoop[set[str]] = PerLoop(set)
         self._background: PerLoop[set[asyncio.Task[Any]]] = PerLoop(set)
         self._pausing: PerLoop[set[asyncio.Task[Any]]] = PerLoop(set)
@@ -95,10 +97,16 @@ class ReplicatedMending(ReplicatedReads, base=True):
 
     # -- mending -------------------------------------------------------------------------------------
 
-    def _look_at_latest(self, thread_id: str, key: str) -> None:
-        """Soon after the last delete, look at what readers without this library see."""
+    def _look_at_latest(self, thread_id: str, key: str, *, compare: bool = False) -> None:
+        """Soon after the last delete, look at what readers without this library see.
+
+        ``compare``: and at what somebody has saved at the same moment with a lesser stamp. The delete's tombstone has
+        buried it, and who is told of it instead of nothing does not look for tombstones.
+        """
         if thread_id.startswith(RESERVED):
             return
+        if compare:
+            self._to_compare.add(key)
         waits = key in self._to_look_at
         self._to_look_at[key] = (thread_id, self._clock.monotonic(), self._replicas)
         if waits:
@@ -121,6 +129,10 @@ class ReplicatedMending(ReplicatedReads, base=True):
         if found is None:
             return
         thread_id, _, replicas = found
+        if key in self._to_compare:
+            self._to_compare.discard(key)
+            with suppress(LocusTieredError, OSError):
+                await self._scrubber.one(thread_id)
         later: list[Replica] = []
         for replica in replicas:
             if replica.is_resting or replica.is_doubtful(key):

@@ -167,13 +167,20 @@ class History:
             if removal.id not in (None, version.id) or removal.begun >= at:
                 continue
             # Who reads by one replica may not have heard of a delete, and saves below it if clocks differ by hours.
-            unheard = self.skewed and not version.by.strict and removal.by is not version.by
+            # So does who is told of what was saved while it was deleted, and does not look for what is gone.
+            unheard = self.skewed and removal.by is not version.by
+            unheard = unheard and (not version.by.strict or self._was_crossed(removal))
             if removal.ended > version.looked or unheard:
                 return True
         return any(
             other.begun < at and other.stamp > version.stamp and (other.id == version.id or version.iteration)
             for other in self._threads[version.thread]
         )
+
+    def _was_crossed(self, removal: Removal) -> bool:
+        """Whether somebody saved to the thread while it was deleted from."""
+        saves = self._threads[removal.thread]
+        return any(save.begun < removal.ended and save.ended > removal.begun for save in saves)
 
     def is_gone(self, version: Version, at: float, to: Reader | None) -> bool:
         """Whether nobody like ``to`` may be told of it any more from ``at`` on; ``None``: whoever asks in the end."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import __future__
 
 import argparse
+import functools
 import importlib
 import inspect
 import logging
@@ -220,6 +221,36 @@ MUTANTS = (
         "elif False:",
     ),
     Mutant(
+        "an older version of a name than before is an answer",
+        "layers.replicated_reads:ReplicatedReads.on_load",
+        "least = self._told.of(key, wanted)",
+        'least = ""',
+    ),
+    Mutant(
+        "a list may lack what an earlier one had",
+        "layers.replicated_reads:ReplicatedReads.on_list_checkpoints",
+        "and not self._told.is_less(key, found)",
+        "",
+    ),
+    Mutant(
+        "a floor that has gone takes those before it along",
+        "layers.replicated_base:ReplicatedBase._settle_floor",
+        "if self._floors.of(key) is None and",
+        "if False and",
+    ),
+    Mutant(
+        "a hint is believed whatever was deleted since",
+        "layers.replicated_reads:ReplicatedReads._copy",
+        'if found is not None and self.read == "quorum" and',
+        "if False and",
+    ),
+    Mutant(
+        "a quorum believes lists that forget",
+        "layers.replicated_base:ReplicatedBase._ask",
+        "if by_lists else []",
+        "if False else []",
+    ),
+    Mutant(
         "a comparison leaves writes no time",
         "layers.replicated_mending:ReplicatedMending._give_way",
         "if seconds > 0 and self._under_way():",
@@ -347,23 +378,35 @@ def _values(module: ModuleType) -> list[Any]:
     return [each for each in vars(module).values() if inspect.isfunction(each)]
 
 
-def scenarios() -> list[Callable[[], None]]:
-    """The short stories."""
-    modules = (test_scenarios, test_late_writes, test_meanwhile, test_scrub)
-    tests = [value for module in modules for name, value in vars(module).items() if name.startswith("test_")]
-    return [each for each in tests if not (inspect.signature(each).parameters or inspect.iscoroutinefunction(each))]
+def scenarios() -> list[tuple[str, Callable[[], None]]]:
+    """The short stories, by name; one for each set of parameters."""
+    found: list[tuple[str, Callable[[], None]]] = []
+    for module in (test_scenarios, test_late_writes, test_meanwhile, test_scrub):
+        tests = [test for name, test in vars(module).items() if name.startswith("test_")]
+        found += [case for test in tests if not inspect.iscoroutinefunction(test) for case in _cases(test)]
+    return found
+
+
+def _cases(test: Callable[..., None]) -> Iterator[tuple[str, Callable[[], None]]]:
+    marks = [mark for mark in getattr(test, "pytestmark", ()) if mark.name == "parametrize"]
+    if not marks:
+        yield test.__name__, test
+    for mark in marks:
+        (name,) = inspect.signature(test).parameters
+        for value in mark.args[1]:
+            yield f"{test.__name__}[{value}]", functools.partial(test, **{name: value})
 
 
 def catchers(mutant: Mutant, *, every: bool, seeds: Sequence[int] = SEEDS) -> Iterator[str]:
     """The names of what fails on a mutant: scenarios, and if there is none, the first seed. ``every``: not only one."""
     caught = False
     with broken(mutant):
-        for scenario in scenarios():
+        for name, scenario in scenarios():
             try:
                 scenario()
             except (Exception, pytest.fail.Exception):  # any way to fail is good
                 caught = True
-                yield scenario.__name__
+                yield name
                 if not every:
                     return
         if caught:
@@ -382,7 +425,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("words", nargs="*")
     wanted = parser.parse_args(arguments).words
     logging.disable()  # what goes wrong here goes wrong on purpose
-    for scenario in scenarios():
+    for _, scenario in scenarios():
         scenario()  # on the right implementation all of them hold
     tried = [mutant for mutant in MUTANTS if not wanted or any(word in mutant.name for word in wanted)]
     survivors = 0
