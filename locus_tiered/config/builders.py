@@ -33,6 +33,7 @@ from locus_tiered.layers.budget import RetryBudget
 from locus_tiered.layers.guarded import GuardedCheckpointer, Timeouts
 from locus_tiered.layers.replicated import ReplicatedCheckpointer
 from locus_tiered.layers.retrying import RetryingCheckpointer
+from locus_tiered.layers.said import spelled
 from locus_tiered.layers.tiered import Tier, TieredCheckpointer
 from locus_tiered.layers.traced import TracedCheckpointer
 from locus_tiered.layers.write_behind import WriteBehindCheckpointer
@@ -104,14 +105,27 @@ class Builder:
 
     def stack(self, config: StackConfig) -> Layer | None:
         """The outermost layer, or ``None`` once mistakes are noted."""
-        replicas_journal = None
-        if config.journal is not None and config.tiers[-1].write != "behind":
-            replicas_journal = self._path(config.journal.path)
-        legs = [self._leg(tier, ("tiers", place), replicas_journal) for place, tier in enumerate(config.tiers)]
+        legs = [
+            self._leg(tier, ("tiers", place), self._hints(config, place)) for place, tier in enumerate(config.tiers)
+        ]
         if any(leg is None for leg in legs):
             return None
         self._warn_of_a_home_that_forgets(config)
         return self._made(lambda: self._stack(config, [leg for leg in legs if leg is not None]), ("tiers",))
+
+    def _hints(self, config: StackConfig, place: int) -> FilePath | None:
+        """Where the journal of the stack has the hints of a replicated tier: each tier must have its own.
+
+        Those of the tier nearest to home are the journal's own: they stay where they are when another tier is added.
+        """
+        if config.journal is None or config.tiers[-1].write == "behind":
+            return None
+        path: FilePath = self._path(config.journal.path)
+        replicated = [each for each, tier in enumerate(config.tiers) if tier.chosen()[0] == "replicated"]
+        if place not in replicated or place == replicated[-1]:
+            return path
+        tier = config.tiers[place]
+        return path / f"{spelled(tier.name or f'tier-{place + 1}')}.tier"
 
     def _stack(self, config: StackConfig, legs: Sequence[BaseCheckpointer]) -> Layer:
         options = _given(config, "version", "trace", "journal", "tiers")

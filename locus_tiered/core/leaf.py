@@ -27,6 +27,7 @@ from locus_tiered.core.ids import again_marker, marked_name
 from locus_tiered.core.lanes import Lanes
 from locus_tiered.core.layer import unusable
 from locus_tiered.core.leaf_rows import ALL, LeafRows
+from locus_tiered.core.leaf_vacuum import vacuum
 from locus_tiered.core.logs import logger_for
 from locus_tiered.core.operations import (
     CopyThread,
@@ -75,7 +76,7 @@ class Leaf(LeafRows):
         super().__init__(name=name or type(backend).__name__)
         self.backend = backend
         self._traits = traits if traits is not None else traits_of(backend)
-        self._settle_timeout = settle_timeout
+        self._settle_timeout, self._clock = settle_timeout, clock
         self._lanes = Lanes()
         self._keeps_lanes = self._traits.one_at_a_time
         self._calls = Calls(lambda: self.name, self._traits)
@@ -342,7 +343,7 @@ class Leaf(LeafRows):
         return bool(deleted) and (not careful or any(marked_name(name) is None for name in names))
 
     async def on_vacuum(self, op: Vacuum) -> int:
-        return int(await self._calls.make("vacuum", None, self.backend.vacuum, op.older_than_days, empty=0))
+        return await vacuum(self, op)
 
     async def on_copy_thread(self, op: CopyThread) -> bool:
         """The backend's own copy, for a stack that stamps nothing (one that stamps copies by itself)."""

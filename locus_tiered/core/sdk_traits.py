@@ -64,6 +64,7 @@ def _file(backend: Any) -> Traits:
         one_loop_at_a_time=True,
         keeps_empty_threads=True,
         home=f"directory {base.resolve()}",
+        home_is_unique=True,
         shown=("base_dir",),
     )
 
@@ -122,6 +123,7 @@ def _objects(backend: Any) -> Traits:
 
 
 def _bucket(backend: Any) -> str:
+    # Two servers may each have such a bucket: this is no unique home.
     options = getattr(backend, "config", backend)  # OCI keeps them apart
     name = getattr(options, "bucket", None) or getattr(options, "bucket_name", None)
     return f"bucket {name}/{getattr(options, 'prefix', '')}"

@@ -94,6 +94,8 @@ class Traits:
     """Deleting a thread removes no more checkpoints than this."""
     home: str | None = None
     """Names the place where it keeps things, without any secret: what was meant for one is never sent to another."""
+    home_is_unique: bool = False
+    """No other store has the same ``home``, on whatever server: two backends with one home are one store."""
 
     shown: tuple[str, ...] = ()
     """Attributes that its ``repr`` may show (never a secret)."""

@@ -88,6 +88,14 @@ class Heartbeats:
 
     async def _look(self, replicas: Sequence[Replica]) -> None:
         reached = await self._ask(replicas)
+        if self._newest is not None and all(found is None for found in reached.values()):
+            # All that can be reached have lost theirs. If that is true of every replica, none is behind the others.
+            rest = [replica for replica in self._replicas if replica not in reached]
+            everybody = reached | (await self._ask(rest) if rest else {})
+            if len(everybody) == len(self._replicas) and not any(everybody.values()):
+                self._newest, reached = None, everybody
+                for replica in everybody:
+                    replica.fenced = True  # until it has taken a new one: nothing is also what an outage may answer
         self._newest = max((found for found in (self._newest, *reached.values()) if found is not None), default=None)
         new = await self._empty_beside_others(reached) if self._newest is None else set()
         absent = [replica for replica, found in reached.items() if found is None]

@@ -7,7 +7,7 @@ import re
 from locus_tiered.core.layer import Layer
 from locus_tiered.core.leaf import Leaf
 
-__all__ = ["home_of", "loses_index_rows", "short_name"]
+__all__ = ["home_of", "loses_index_rows", "short_name", "stores_of", "unique_home_of", "unique_homes_of"]
 
 _SHORT = {
     "BoundedMemoryCheckpointer": "memory",
@@ -42,6 +42,32 @@ def home_of(layer: Layer) -> str | None:
     """Where the stores below a layer keep things, as far as anybody can tell."""
     homes = sorted({each.traits.home for each in layer.walk() if not each.members() and each.traits.home})
     return "; ".join(homes) or None
+
+
+def unique_homes_of(layer: Layer) -> set[str]:
+    """Of the stores below a layer, the homes that no other store can have."""
+    traits = [each.traits for each in layer.walk() if not each.members()]
+    return {each.home for each in traits if each.home and each.home_is_unique}
+
+
+def unique_home_of(layer: Layer) -> str | None:
+    """The home of the store that holds the truth below a layer, where no other store can have it."""
+    return layer.traits.home if layer.traits.home_is_unique else None
+
+
+def stores_of(layer: Layer) -> tuple[object, ...]:
+    """The objects that keep things below a layer: our own stores, the backends of others."""
+    found: list[object] = []
+    for each in layer.walk():
+        if each.members():
+            continue
+        store: object = each
+        while isinstance(store, Leaf):
+            store = store.backend
+        if type(store).__name__ == "StorageBackendAdapter":
+            store = getattr(store, "_backend", store)
+        found.append(store)
+    return tuple(found)
 
 
 def loses_index_rows(layer: Layer) -> bool:

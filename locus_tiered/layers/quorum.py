@@ -12,7 +12,7 @@ from locus_tiered.core.errors import LocusTieredError, cause_of
 from locus_tiered.layers.latency import HedgeBudget
 from locus_tiered.layers.replica import Replica
 
-__all__ = ["Answers", "ask_until", "described", "newest_versions"]
+__all__ = ["Answers", "ask_until", "described", "doubt_of", "newest_versions"]
 
 T = TypeVar("T")
 
@@ -39,6 +39,21 @@ class Answers(Generic[T]):
 def described(known: dict[str, str]) -> str:
     """What is known of each replica, in one line."""
     return "; ".join(f"{name}: {what}" for name, what in known.items())
+
+
+def doubt_of(replica: Replica, key: str) -> str:
+    """Why a replica was not asked about a thread, in a few words."""
+    if replica.fenced and replica.checked:
+        return "not believed until scrub()"
+    if replica.has_holes:
+        return "hints for it were damaged: not believed until scrub()"
+    if replica.is_unread:
+        return "not believed: its hints cannot be opened"
+    if not replica.checked:
+        return f"not looked at since it failed ({replica.flusher.last_error or 'at first'})"
+    if key in replica.marked:
+        return "missed more of the thread than was kept: not believed until that is compared"
+    return "a write to the thread is still under way" if replica.lags_behind(key) else "not asked"
 
 
 async def ask_until(

@@ -17,22 +17,20 @@ import tempfile
 import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from locus_tiered.core.checkpoint import Checkpoint, Entry
 from locus_tiered.core.clock import Clock
-from locus_tiered.core.errors import BackendError, CorruptCheckpoint, JournalError, LocusTieredError
-from locus_tiered.core.ids import RESERVED
+from locus_tiered.core.errors import BackendError, JournalError, LocusTieredError
 from locus_tiered.core.lanes import PerLoop
 from locus_tiered.core.layer import Layer
 from locus_tiered.core.logs import logger_for
-from locus_tiered.core.operations import Delete, Head, Load, Operation, Save
+from locus_tiered.core.operations import Delete, Operation, Save
 from locus_tiered.core.signals import emit
 from locus_tiered.layers.latency import Latency
-from locus_tiered.layers.names import home_of, loses_index_rows
-from locus_tiered.layers.said import Said, hint_row
+from locus_tiered.layers.names import loses_index_rows
+from locus_tiered.layers.said import Said, hint_row, open_hints
 from locus_tiered.layers.tombstones import Tombstones
 from locus_tiered.layers.versions import ReplicaFar, ReplicaFlusher, delete_up_to, is_a_lesser_tombstone, newer_version
 from locus_tiered.stores.journal import Journal, key_of
@@ -79,6 +77,10 @@ class Replica:
         """Whether it is fenced because it holds nothing that was ever acknowledged there: it is new, or was wiped."""
         self.is_known_away = False
         """Whether it was told to be fenced already."""
+        self.has_holes = False
+        """Not believed: hints for it were damaged, nobody knows which, until it was compared as a whole."""
+        self.is_unread = False
+        """Not believed: its hints cannot be opened."""
         self.marked: dict[str, str] = {}
         """Threads of which it missed more writes than were kept, by key: not believed about them until they were
         compared."""
@@ -110,13 +112,22 @@ class Replica:
                 self._temporary = Path(tempfile.mkdtemp(prefix="locus-tiered-hints-"))
                 weakref.finalize(self, shutil.rmtree, self._temporary, ignore_errors=True)  # should nobody close
             path = self._temporary
-        session.journal = self._last = await Journal.attach(path, home_of(self.layer), self._clock, self)
+        journal = await open_hints(path, self, self._clock, durable=path is self._path)
+        if journal is not self._last:  # else that was noticed when it was opened
+            self.has_holes = self.has_holes or journal.damaged > 0
+        self.is_unread = False
+        session.journal = self._last = journal
         for row in session.journal.index.all():
             if row.kind == "scrub":
                 self.marked[key_of(row)] = row.thread
         if session.journal.index.rows:
             self.flusher.wake(session.journal)
         return session.journal
+
+    @property
+    def is_opened_elsewhere(self) -> bool:
+        """Whether another event loop has made a place for hints since this one has looked for some."""
+        return self._path is None and self._temporary is not None and self.hints is None
 
     @property
     def hints(self) -> Journal | None:
@@ -140,7 +151,7 @@ class Replica:
 
     def is_doubtful(self, key: str) -> bool:
         """Whether nobody knows what it has missed of the thread."""
-        return not self.is_believed or key in self.marked or self._lags(key)
+        return not self.is_believed or key in self.marked or self.lags_behind(key)
 
     @property
     def checked(self) -> bool:
@@ -154,9 +165,10 @@ class Replica:
     @property
     def is_believed(self) -> bool:
         """Whether it is believed at all."""
-        return self.checked and not self.fenced
+        return self.checked and not (self.fenced or self.has_holes or self.is_unread)
 
-    def _lags(self, key: str) -> bool:
+    def lags_behind(self, key: str) -> bool:
+        """Whether a write to the thread that was acknowledged is still under way here."""
         writes = self._lagging.get(key)
         if not writes:
             return False
@@ -189,14 +201,14 @@ class Replica:
 
     @property
     def is_merely_away(self) -> bool:
-        """Whether it is fenced, but lost nothing: behind, with what it had."""
-        return self.checked and self.fenced and not self.lost
+        """Whether it is not believed, but lost nothing: behind, with what it had."""
+        return self.checked and (self.fenced or self.has_holes or self.is_unread) and not self.lost
 
     @property
     def in_step(self) -> bool:
         """Whether it is not known to have missed anything."""
         journal = self.hints
-        if not self.is_believed or self.marked or any(self._lags(key) for key in list(self._lagging)):
+        if not self.is_believed or self.marked or any(self.lags_behind(key) for key in list(self._lagging)):
             return False
         return journal is None or not (journal.index.rows or journal.index.dead)
 
@@ -366,27 +378,8 @@ class Replica:
         await self.check_latest(thread_id)
 
     async def check_latest(self, thread_id: str) -> bool:
-        """See to it that the replica's own newest is the right one, for readers without this library.
-
-        Answers whether it had to be mended. Where its newest is damaged, there is no right one.
-        """
-        if thread_id.startswith(RESERVED):
-            return False
-        try:
-            head = await self.layer.handle(Head(thread_id))
-            if head is None or head.stamp is None:
-                return False
-            own = None
-            with suppress(CorruptCheckpoint):
-                own = await self.layer.handle(Load(thread_id))
-            if own is not None and own.stamp == head.stamp:
-                return False
-            if not await self.far.mend(thread_id):
-                return False
-        except CorruptCheckpoint:
-            return False
-        emit("replica.latest_mended", self.name, thread_id)
-        return True
+        """See to it that the replica's own newest is the right one; see :meth:`ReplicaFar.check_latest`."""
+        return await self.far.check_latest(thread_id)
 
     # -- life ----------------------------------------------------------------------------------------
 
@@ -410,7 +403,8 @@ class Replica:
                 left = journal.index.rows
                 await journal.detach(self)
                 if self._temporary is not None and not journal.is_open:
-                    if left:
-                        logger.warning("%s: %d hints, kept nowhere else, are gone; scrub() mends it", self.name, left)
-                    shutil.rmtree(self._temporary, ignore_errors=True)
-                    self._temporary = None
+                    if left:  # the next event loop sends them
+                        logger.warning("%s: %d hints are kept nowhere else than in this process", self.name, left)
+                    else:
+                        shutil.rmtree(self._temporary, ignore_errors=True)
+                        self._temporary = None

@@ -28,7 +28,7 @@ from locus.memory.checkpointer import BaseCheckpointer
 from locus_tiered.core.capabilities import SINGLE_DELETES, Explanation, Verdict
 from locus_tiered.core.checkpoint import Entry
 from locus_tiered.core.clock import SYSTEM, Clock
-from locus_tiered.core.errors import QuorumError, StackConfigError, shorten
+from locus_tiered.core.errors import CapabilityMissing, QuorumError, StackConfigError, shorten
 from locus_tiered.core.ids import RESERVED
 from locus_tiered.core.lanes import Lanes
 from locus_tiered.core.layer import Layer, construction
@@ -42,6 +42,7 @@ from locus_tiered.layers.quorum import described
 from locus_tiered.layers.replica import Replica
 from locus_tiered.layers.replicated_mending import ReplicatedMending
 from locus_tiered.layers.replicated_options import Read, WriteQuorum, named_replicas, votes_needed
+from locus_tiered.layers.replicated_vacuum import vacuum
 from locus_tiered.layers.said import Said, hints_path
 from locus_tiered.layers.tombstones import Tombstones
 from locus_tiered.stores.journal import check_journal_path, key_of
@@ -110,7 +111,7 @@ class ReplicatedCheckpointer(ReplicatedMending):
                 layer,
                 layer.name,
                 clock,
-                path=None if self.journal is None else hints_path(self.journal, layer.name),
+                path=None if self.journal is None else hints_path(self.journal, layer.name, layer),
                 window=self.hint_window,
                 tombstones=self.tombstones,
                 compare=self._compare_soon,
@@ -213,6 +214,13 @@ class ReplicatedCheckpointer(ReplicatedMending):
         return await self._lanes.change(key, save)
 
     async def on_delete(self, op: Delete) -> bool:
+        single = op.checkpoint_id is not None and not op.thread_id.startswith(RESERVED)
+        if single and not (verdict := self.explain()[SINGLE_DELETES]):
+            # A replica that cannot would keep it, and tell of it again.
+            raise CapabilityMissing(
+                f"delete() of one checkpoint needs the capability {SINGLE_DELETES!r}, which {verdict.member} lacks: "
+                f"{verdict.reason}; nothing was deleted"
+            )
         key = self._key(op.thread_id)
 
         async def delete() -> bool:
@@ -227,7 +235,7 @@ class ReplicatedCheckpointer(ReplicatedMending):
             for _ in range(_ROUNDS):
                 stamp = self._stamps.issue(key)
                 if bury:
-                    await self.tombstones.lay(op.thread_id, op.checkpoint_id, stamp)
+                    await self._lay(op, stamp)
                     minded = minded or await self._mind_graves(op.thread_id, key, op.checkpoint_id)
                 self._graves.dig(key, op.checkpoint_id, stamp)  # before: what mends a replica must not come after
                 said = await self._to_all(key, op, stamp)
@@ -241,6 +249,19 @@ class ReplicatedCheckpointer(ReplicatedMending):
             return deleted
 
         return await self._lanes.change(key, delete)
+
+    async def _lay(self, op: Delete, stamp: str) -> None:
+        try:
+            await self.tombstones.lay(op.thread_id, op.checkpoint_id, stamp)
+        except QuorumError as error:
+            raise QuorumError(
+                f"{self.name}: delete of thread {shorten(op.thread_id)} was not carried out: too few replicas took the "
+                f"note of it that keeps it deleted ({described(error.known)}). It was not acknowledged and may or may "
+                f"not take effect. {self._what_to_do()}",
+                known=error.known,
+                member=self.name,
+                operation=op.name,
+            ) from error
 
     def _needs_tombstone(self, key: str, op: Delete) -> bool:
         """An iteration save is older than the turn's end: no repair copies it anyway. Tombstones need none."""
@@ -277,10 +298,13 @@ class ReplicatedCheckpointer(ReplicatedMending):
                 break
         known = {replica.name: "no answer yet" for replica in self._replicas}
         known |= {each.replica.name: str(each) for each in said}
+        what_to_do = self._what_to_do()
+        if sum(each.vote for each in said) >= self._votes:
+            what_to_do = "A hint is needed for the others, and none could be kept: make room where the journal is"
         raise QuorumError(
             f"{self.name}: {op.name} of thread {shorten(op.thread_id)} was taken by {sum(e.vote for e in said)} of "
             f"{len(tasks)} replicas, {self._votes} are needed ({described(known)}). It was not acknowledged and may or "
-            f"may not take effect; what was acknowledged before is safe. {self._what_to_do()}",
+            f"may not take effect; what was acknowledged before is safe. {what_to_do}",
             known=known,
             member=self.name,
             operation=op.name,
@@ -320,9 +344,7 @@ class ReplicatedCheckpointer(ReplicatedMending):
     # -- the other changes ---------------------------------------------------------------------------
 
     async def on_vacuum(self, op: Vacuum) -> int:
-        await self.deliver()
-        counts = await asyncio.gather(*(replica.ask(op) for replica in self._replicas))
-        return max(counts)
+        return await vacuum(self, op.older_than_days)
 
     async def on_copy_thread(self, op: CopyThread) -> bool:
         """Load, stamp anew and save, oldest first; not atomic: when it fails half-way, what was copied stays."""
@@ -365,9 +387,7 @@ class ReplicatedCheckpointer(ReplicatedMending):
     async def close(self) -> None:
         """Wait a little for writes under way, try once to send hints, close every replica."""
         await self._lanes.settle(_SETTLE_SECONDS)
-        for key in list(self._to_look_at):
-            await self._check_latest(key)
-            self._to_look_at.pop(key, None)
+        self._in_background(self._latest_looks.now())
         late = await self._settle()
         for replica, key, op, stamp in [write for task, write in self._writes.items() if task in late]:
             await replica.hint(key, op, stamp, attempted=True)

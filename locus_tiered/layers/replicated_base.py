@@ -11,6 +11,7 @@ from locus_tiered.core.checkpoint import Checkpoint, Entry
 from locus_tiered.core.errors import (
     BackendError,
     CorruptCheckpoint,
+    JournalError,
     LocusTieredError,
     QuorumError,
     StackConfigError,
@@ -28,7 +29,7 @@ from locus_tiered.layers.graves import Graves
 from locus_tiered.layers.heartbeat import Heartbeats
 from locus_tiered.layers.latency import HedgeBudget
 from locus_tiered.layers.names import loses_index_rows
-from locus_tiered.layers.quorum import Answers, ask_until, described
+from locus_tiered.layers.quorum import Answers, ask_until, described, doubt_of
 from locus_tiered.layers.replica import Replica
 from locus_tiered.layers.replicated_options import check_read
 from locus_tiered.layers.replicated_rows import ReplicatedRows
@@ -65,7 +66,6 @@ class ReplicatedBase(ReplicatedRows, base=True):
         self._heartbeats = Heartbeats(self._replicas, self._clock, self._stamps, max(votes, self._noes))
         self._is_ready: PerLoop[_Ready] = PerLoop(_Ready)
         self._openings: Flights[None] = Flights()
-        self._to_look_at: dict[str, tuple[str, float, tuple[Replica, ...]]] = {}
 
     def _key(self, thread_id: str) -> str:
         key = self._scoped(thread_id)
@@ -80,7 +80,7 @@ class ReplicatedBase(ReplicatedRows, base=True):
 
     async def _ready(self) -> None:
         """Before the first operation in an event loop: hints of former processes, and who was away for too long."""
-        if not self._is_ready.get().done:
+        if not self._is_ready.get().done or any(replica.is_opened_elsewhere for replica in self._replicas):
             await self._openings.join("open", self._open)
         await self._heartbeats.beat()
         for replica in self._replicas:
@@ -94,8 +94,18 @@ class ReplicatedBase(ReplicatedRows, base=True):
         return await self._heartbeats.shows(replica)
 
     async def _open(self) -> None:
+        failed: dict[Replica, JournalError] = {}
         for replica in self._replicas:
-            await replica.open(make=False)
+            try:
+                await replica.open(make=False)
+            except JournalError as error:
+                failed[replica] = error
+        if len(failed) == len(self._replicas):
+            raise next(iter(failed.values()))
+        for replica in failed:  # the others are enough to go on; what it has missed is not known
+            if not replica.is_unread:
+                logger.error("%s: not believed, its hints cannot be opened: %s", replica.name, failed[replica])
+            replica.is_unread = True
         self._is_ready.get().done = True
 
     async def _forget_loop(self) -> None:
@@ -169,13 +179,14 @@ class ReplicatedBase(ReplicatedRows, base=True):
         return answers
 
     def _what_to_do(self) -> str:
-        if any(replica.fenced and replica.checked for replica in self._replicas):
-            return "Some are new, or were away for too long: run scrub(), which compares them"
+        if any((replica.fenced and replica.checked) or replica.has_holes for replica in self._replicas):
+            return "Some are new, were away for too long, or have lost hints: run scrub(), which compares them"
         return "Try again when more replicas are back"
 
     def _unknown(self, op: Operation[Any], answers: Answers[Any], no: str) -> QuorumError:
         """Too few replicas answered to say no."""
-        known = {replica.name: "not believed until scrub()" for replica in self._replicas if replica.fenced}
+        key = self._key(op.threads[0]) if op.threads else ""
+        known = {replica.name: doubt_of(replica, key) for replica in self._replicas}
         known |= answers.known("has it", no)
         corrupt = [each for each in answers.errors.values() if isinstance(each, CorruptCheckpoint)]
         thread = shorten(op.threads[0]) if op.threads else ""

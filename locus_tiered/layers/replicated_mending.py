@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from locus_tiered.core.errors import LocusTieredError
@@ -19,6 +17,7 @@ from locus_tiered.core.ids import RESERVED
 from locus_tiered.core.lanes import PerLoop
 from locus_tiered.core.logs import logger_for
 from locus_tiered.core.operations import Delete, Save
+from locus_tiered.layers.latest_looks import LatestLooks
 from locus_tiered.layers.replica import Replica
 from locus_tiered.layers.replicated_options import check_scrub
 from locus_tiered.layers.replicated_reads import ReplicatedReads
@@ -32,10 +31,8 @@ __all__ = ["ReplicatedMending"]
 
 logger = logger_for(__name__)
 
-_LATEST_AFTER = 1.0
-"""Seconds after the last delete of a thread before its replicas' own newest is looked at."""
-_LATEST_AGAIN = 5.0
-"""Seconds before it is looked at in a replica that could not be asked."""
+_COMPARED_AFTER = 1.0
+"""Seconds before a thread is compared whose replicas were seen to differ."""
 _COMPARED_AGAIN = 30.0
 """Seconds before a thread is compared again that could not be compared everywhere."""
 _LATE_AFTER = 5.0
@@ -60,10 +57,10 @@ class ReplicatedMending(ReplicatedReads, base=True):
     def _begin(self, replicas: Sequence[Replica], votes: int, read: object) -> None:
         super()._begin(replicas, votes, read)
         self._scrubber = Scrubber(cast("ReplicatedCheckpointer", self))
+        self._latest_looks = LatestLooks(cast("ReplicatedCheckpointer", self))
         self._writes: dict[asyncio.Task[Any], tuple[Replica, str, Save | Delete, str]] = {}
         """Writes that have not ended, whatever became of them."""
         self._late_looks: PerLoop[_LateLooks] = PerLoop(_LateLooks)
-        self._to_compare: set[str] = set()
         self._suspected: PerLoop[set[str]] = PerLoop(set)
         self._background: PerLoop[set[asyncio.Task[Any]]] = PerLoop(set)
         self._pausing: PerLoop[set[asyncio.Task[Any]]] = PerLoop(set)
@@ -103,48 +100,8 @@ class ReplicatedMending(ReplicatedReads, base=True):
         ``compare``: and at what somebody has saved at the same moment with a lesser stamp. The delete's tombstone has
         buried it, and who is told of it instead of nothing does not look for tombstones.
         """
-        if thread_id.startswith(RESERVED):
-            return
-        if compare:
-            self._to_compare.add(key)
-        waits = key in self._to_look_at
-        self._to_look_at[key] = (thread_id, self._clock.monotonic(), self._replicas)
-        if waits:
-            return
-
-        async def later() -> None:
-            while key in self._to_look_at:
-                wait = self._to_look_at[key][1] + _LATEST_AFTER - self._clock.monotonic()
-                if wait <= 0:
-                    await self._check_latest(key)
-                elif wait <= _LATEST_AFTER:
-                    await self._clock.sleep(wait)
-                else:
-                    await self._pause(wait)
-
-        self._in_background(later())
-
-    async def _check_latest(self, key: str) -> None:
-        found = self._to_look_at.pop(key, None)
-        if found is None:
-            return
-        thread_id, _, replicas = found
-        if key in self._to_compare:
-            self._to_compare.discard(key)
-            with suppress(LocusTieredError, OSError):
-                await self._scrubber.one(thread_id)
-        later: list[Replica] = []
-        for replica in replicas:
-            if replica.is_resting or replica.is_doubtful(key):
-                later.append(replica)
-            elif not replica.is_behind(key):  # where it missed something, what is sent or copied is looked at
-                try:
-                    await replica.flusher.lanes.change(key, partial(replica.check_latest, thread_id))
-                except (LocusTieredError, OSError) as error:
-                    replica.flusher.failed(error)
-                    later.append(replica)
-        if later:
-            self._to_look_at.setdefault(key, (thread_id, self._clock.monotonic() + _LATEST_AGAIN, tuple(later)))
+        if not thread_id.startswith(RESERVED):
+            self._latest_looks.soon(thread_id, key, compare=compare)
 
     def _suspect(self, thread_id: str, key: str) -> None:
         suspected = self._suspected.get()
@@ -154,7 +111,7 @@ class ReplicatedMending(ReplicatedReads, base=True):
 
         async def compare() -> None:
             try:
-                await self._clock.sleep(_LATEST_AFTER)
+                await self._clock.sleep(_COMPARED_AFTER)
                 report = await self._scrubber.one(thread_id)
                 if report.unreachable:
                     await self._pause(_COMPARED_AGAIN)
@@ -229,7 +186,7 @@ class ReplicatedMending(ReplicatedReads, base=True):
         for longer than tombstones are kept is put in quarantine. Cancelling it loses nothing. Saves and deletes go
         first: it lets them in between two copies, and while any are under way it takes only half of the time.
         """
-        check_scrub(threads, rate)
+        check_scrub(threads, rate, progress)
         await self._ready()
         return await self._scrubber.run(deep=deep, progress=progress, threads=threads, rate=rate)
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 from locus.memory.checkpointer import BaseCheckpointer
 
 from locus_tiered.core.errors import StackConfigError, shorten
+from locus_tiered.core.ids import RESERVED
 from locus_tiered.core.layer import Layer
 from locus_tiered.core.leaf import Leaf
-from locus_tiered.layers.names import short_name
+from locus_tiered.layers.names import short_name, stores_of, unique_homes_of
 
 __all__ = ["Read", "WriteQuorum", "check_read", "check_scrub", "named_replicas", "votes_needed"]
 
@@ -42,10 +43,10 @@ def votes_needed(write_quorum: object, count: int) -> int:
 
 def named_replicas(replicas: Sequence[BaseCheckpointer], names: Sequence[str] | None) -> list[Layer]:
     """The replicas as layers, each with a name of its own."""
-    if names is not None and (len(names) != len(replicas) or len(set(names)) != len(names) or not all(names)):
-        raise StackConfigError("names= needs one different name for each replica", hint='like names=["paris", "tokyo"]')
+    if names is not None:
+        _check_names(names, len(replicas))
     layers: list[Layer] = []
-    taken: set[str] = set()
+    taken: list[str] = []
     for place, replica in enumerate(replicas):
         if any(replica is other for other in replicas[:place]):
             raise StackConfigError("one checkpointer is given as two replicas", hint="each needs a store of its own")
@@ -56,15 +57,59 @@ def named_replicas(replicas: Sequence[BaseCheckpointer], names: Sequence[str] | 
         number, name = 2, wanted
         while name in taken:
             name, number = f"{wanted}-{number}", number + 1
-        taken.add(name)
-        layer.name = name
+        taken.append(name)
         layers.append(layer)
+        _check_stores_apart(layers)
+    for layer, name in zip(layers, taken, strict=True):
+        layer.name = name
     return layers
 
 
-def check_scrub(threads: object, rate: object) -> None:
-    """The limits of a ``scrub()`` as given by a user, or :class:`StackConfigError`."""
+def _check_names(names: object, count: int) -> None:
+    hint = 'like names=["paris", "tokyo"]'
+    if not isinstance(names, Sequence) or isinstance(names, str | bytes | bytearray | memoryview | range):
+        raise StackConfigError(f"names={shorten(names)} is not a list of names", hint=hint)
+    if not all(isinstance(each, str) and each.strip() for each in names):
+        raise StackConfigError("every one of names= has to be a word", hint=hint)
+    if len(names) != count or len(set(names)) != count:
+        raise StackConfigError("names= needs one different name for each replica", hint=hint)
+
+
+def _check_stores_apart(layers: Sequence[Layer]) -> None:
+    """A store that is there twice would have two votes for one copy: the last of ``layers`` against the others."""
+    last = layers[-1]
+    stores, homes = stores_of(last), unique_homes_of(last)
+    for place, other in enumerate(layers[:-1]):
+        same = any(one is each for one in stores_of(other) for each in stores)
+        shared = sorted(homes & unique_homes_of(other))
+        if same or shared:
+            where = f" ({shorten(shared[0])})" if shared else ""
+            raise StackConfigError(
+                f"replicas {place + 1} and {len(layers)} are the same store twice{where}: what it loses, both lose",
+                hint="each replica needs a store of its own",
+            )
+
+
+def check_scrub(threads: object, rate: object, progress: object = None) -> None:
+    """The arguments of a ``scrub()`` as given by a user, or :class:`StackConfigError`."""
+    hint = 'write a list of ids, like threads=["one"]; leave it out for all threads'
     if isinstance(threads, str):
-        raise StackConfigError(f"threads={shorten(threads)} is one id", hint='write a list, like threads=["one"]')
+        raise StackConfigError(f"threads={shorten(threads)} is one id", hint=hint)
+    if threads is not None:
+        if not isinstance(threads, Collection) or isinstance(threads, bytes | bytearray | memoryview | Mapping):
+            raise StackConfigError(f"threads={shorten(threads)} is not a list of ids", hint=hint)
+        for each in threads:
+            if not isinstance(each, str) or not each:
+                raise StackConfigError(f"threads= holds {shorten(each)}, which is not the id of a thread", hint=hint)
+            if each.startswith(RESERVED):
+                raise StackConfigError(
+                    f"threads= holds {shorten(each)}: threads whose ids start so are the stack's own",
+                    hint="leave it out: a scrub sees to them by itself",
+                )
+    if progress is not None and not callable(progress):
+        raise StackConfigError(
+            f"progress={shorten(progress)} cannot be called",
+            hint="pass a function, like progress=print",
+        )
     if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf):
         raise StackConfigError(f"rate={shorten(rate)}", hint="write how many threads a second, like rate=0.5")

@@ -30,12 +30,13 @@ from locus_tiered.core.operations import (
     Load,
     Row,
 )
-from locus_tiered.core.stamp import looks_random
+from locus_tiered.core.stamp import looks_random, stamp_seconds
 from locus_tiered.layers.pending import last_word, newest_first, overlay
 from locus_tiered.layers.quorum import Answers, newest_versions
 from locus_tiered.layers.replica import Replica
 from locus_tiered.layers.replicated_base import ReplicatedBase
 from locus_tiered.layers.versions import is_iteration_save
+from locus_tiered.stores.base import row_of
 from locus_tiered.stores.journal_rows import RowDamaged
 
 __all__ = ["ReplicatedReads"]
@@ -375,13 +376,24 @@ class ReplicatedReads(ReplicatedBase, base=True):
             if head is None:
                 return None
             checkpoint_id = head.id
+        elif not await self.on_exists(Exists(op.thread_id, checkpoint_id)):
+            return None
         asked = GetMetadata(op.thread_id, checkpoint_id)
         await self._ready()
         key = self._key(op.thread_id)
+
+        async def row(replica: Replica) -> Row | None:
+            """As it will be once the replica's hints were sent."""
+            last = last_word(replica.rows(key), asked.checkpoint_id or "")
+            if last is None or last.kind == "scrub":
+                return await replica.ask(asked)
+            found = await self._copy(replica, Load(asked.thread_id, last.id), asked.checkpoint_id or "", key)
+            if found is not None and last.kind == "save" and found.stamp == last.stamp:
+                return row_of(found, stamp_seconds(last.stamp))
+            return None if found is None else await replica.ask(asked)
+
         able = [replica for replica in self._order(key) if replica.layer.explain()["metadata_query"]]
-        answers: Answers[Row | None] = await self._ask(
-            asked, key, lambda replica: replica.ask(asked), lambda _, row: row is not None, order=able
-        )
+        answers: Answers[Row | None] = await self._ask(asked, key, row, lambda _, found: found is not None, order=able)
         if answers.found is not None:
             return answers.found[1]
         if not await self.on_exists(Exists(op.thread_id, checkpoint_id)):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from locus_tiered.core.clock import Clock
 from locus_tiered.core.errors import cause_of
+from locus_tiered.core.layer import Layer
 from locus_tiered.core.operations import Delete, Save
+from locus_tiered.layers.names import home_of, stores_of, unique_home_of
+from locus_tiered.stores.journal import Journal
 from locus_tiered.stores.journal_rows import PendingRow
 
 if TYPE_CHECKING:
     from locus_tiered.layers.replica import Replica
 
-__all__ = ["Said", "hint_row", "hints_path"]
+__all__ = ["Said", "hint_row", "hints_path", "open_hints", "spelled"]
+
+_LONGEST = 80  # bytes of a name; a directory entry has room for 255
+_BY_HOME, _BY_NAME = ".store", ".replica"  # no dot stands in a name that is spelled out
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +80,51 @@ def hint_row(
     )
 
 
-def hints_path(journal: Path, name: str) -> Path:
-    """Where the hints of the replica called ``name`` are kept."""
-    safe = "".join(letter if letter.isalnum() or letter in "-_" else f"%{ord(letter):x}" for letter in name)
-    return Path(os.fspath(journal)) / safe[:100]
+def spelled(name: str) -> str:
+    """A name as one of a file: no two names have the same."""
+    safe = _plainly(name)
+    # But for two digits, "%2fa" may be one character or two.
+    if len(safe.encode()) <= _LONGEST and all(letter.isalnum() or 0x10 <= ord(letter) <= 0xFF for letter in name):
+        return safe
+    return f"{safe.encode()[:60].decode('utf-8', 'ignore')}-{_hash(name)}"
+
+
+def _plainly(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_" else f"%{ord(letter):x}" for letter in name)
+
+
+def _hash(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, person=b"locus-tiered").hexdigest()
+
+
+def hints_path(journal: Path, name: str, layer: Layer) -> Path:
+    """Where the hints of the replica called ``name`` are kept.
+
+    Below the name of its store, where no other one can have that: its hints are found again whatever the replica is
+    called, and no other store's are. Else below the replica's own name.
+    """
+    place, home = Path(os.fspath(journal)), unique_home_of(layer)
+    if home is not None:
+        words = re.findall(r"[a-z]+", home[:20].lower())
+        return place / f"{words[0] if words else 'store'}-{_hash(home)}{_BY_HOME}"
+    return place / (spelled(name) if home_of(layer) is not None else f"{spelled(name)}{_BY_NAME}")
+
+
+def _former_path(path: Path, name: str) -> Path | None:
+    """Where the hints that are now kept in ``path`` were kept when names alone told places apart."""
+    safe = _plainly(name)
+    if len(safe) >= 100 or len(safe.encode()) > 255:  # cut there, and so perhaps another replica's; or never made
+        return None
+    return path.parent / safe if path.name != safe else None
+
+
+async def open_hints(path: Path, replica: Replica, clock: Clock, *, durable: bool) -> Journal:
+    """The open journal with the hints for ``replica``; raises :class:`JournalError`."""
+    return await Journal.attach(
+        path,
+        home_of(replica.layer),
+        clock,
+        replica,
+        stores=stores_of(replica.layer),
+        former=_former_path(path, replica.name) if durable else None,
+    )

@@ -70,7 +70,7 @@ class Scrubber:
             await self._several(list(dict.fromkeys(threads)), report, _Way(deep, progress, rate))
             return report
         start, self._after = self._after, None  # who scrubs beside it begins at the beginning
-        if any(replica.fenced for replica in self._owner._replicas):
+        if any(replica.fenced or replica.has_holes for replica in self._owner._replicas):
             start = None  # believed again only when all was compared in one go
         way = _Way(deep, progress, rate, reached=start)
         try:
@@ -90,6 +90,7 @@ class Scrubber:
         # What is damaged wherever it is cannot be mended by waiting: nobody stays fenced for it.
         if start is None and not report.unreachable:
             for replica in self._owner._replicas:
+                replica.has_holes = False
                 if replica.fenced:
                     await self._owner._heartbeats.give(replica)
             await self._owner.tombstones.tidy()

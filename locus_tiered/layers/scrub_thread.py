@@ -11,11 +11,12 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from locus_tiered.core.capabilities import SINGLE_DELETES
 from locus_tiered.core.checkpoint import Checkpoint, Entry
-from locus_tiered.core.errors import CorruptCheckpoint, LocusTieredError
+from locus_tiered.core.errors import CapabilityMissing, CorruptCheckpoint, LocusTieredError
 from locus_tiered.core.ids import RESERVED
 from locus_tiered.core.logs import logger_for
-from locus_tiered.core.operations import Exists, Load, Save
+from locus_tiered.core.operations import Delete, Exists, Load, Save
 from locus_tiered.core.signals import emit
 from locus_tiered.core.stamp import is_stamp, looks_random
 from locus_tiered.layers.quorum import newest_versions
@@ -77,6 +78,8 @@ async def _round(owner: ReplicatedCheckpointer, thread_id: str, report: ScrubRep
     if len(sources) < owner._noes:
         # Too few alone: those that were away have what they had, and tombstones tell what was deleted since.
         sources += [replica for replica in listed if replica.is_merely_away]
+    if not sources and len(listed) == len(owner._replicas):
+        sources = list(listed)  # all are new, or were wiped: nobody knows better, and what any of them has stays
     if len(sources) < owner._noes and (len(listed) < len(owner._replicas) or not sources):
         report.unreachable.update(replica.name for replica in owner._replicas if replica.fenced)
         rounds.is_last = True
@@ -142,6 +145,8 @@ class _Work:
         for entry in buried:
             del wanted[entry.id]
         for replica, entries in self.listed.items():
+            if entries and not wanted and await self._remove_thread(replica):
+                continue
             for entry in [each for each in entries if each.id not in wanted]:
                 await self._remove(replica, entry)
         if not wanted and (self.thread_id, None) in gone:
@@ -159,22 +164,62 @@ class _Work:
                 self.report.unreachable.add(replica.name)
 
     async def _remove(self, replica: Replica, entry: Entry) -> None:
-        known_elsewhere = any(entry in each for other, each in self.listed.items() if not other.fenced)
+        known_elsewhere = self._is_known_elsewhere(replica, entry)
         if replica.fenced and not known_elsewhere and is_under_way(self.owner, entry):
+            return
+        if not replica.layer.explain()[SINGLE_DELETES]:
+            self.report.unmended += 1  # it can be reached, and can never do it: nobody stays fenced for that
             return
         try:
             if replica.fenced and not known_elsewhere:
-                found = await self._whatever_it_is(replica, entry)
-                if found is not None and found.stamp is not None:
-                    aside = found.moved(thread_id=_QUARANTINE, id=json.dumps([self.thread_id, entry.id]))
-                    await replica.layer.handle(Save(_QUARANTINE, None, aside.id, None, aside))
-                    self.report.quarantined += 1
-                    emit("replica.quarantined", replica.name, self.thread_id)
+                await self._put_aside(replica, entry)
             if await replica.remove(self.key, self.thread_id, entry):
                 self.report.deleted += 1
                 self.changed.add(replica)
+        except CapabilityMissing:
+            self.report.unmended += 1
         except (LocusTieredError, OSError):
             self.report.unreachable.add(replica.name)
+
+    async def _remove_thread(self, replica: Replica) -> bool:
+        """Delete all that a replica has of a thread of which nothing is to stay, where it cannot delete one by one."""
+        entries = self.listed[replica]
+        if replica.layer.explain()[SINGLE_DELETES]:
+            return False
+        alone = [each for each in entries if replica.fenced and not self._is_known_elsewhere(replica, each)]
+        if any(is_under_way(self.owner, each) for each in alone):
+            return False
+
+        async def remove() -> bool:
+            if not set(await replica.entries(self.thread_id, self.key)) <= set(entries):
+                return False  # somebody has saved meanwhile
+            await replica.ask(Delete(self.thread_id))
+            replica.far.deleted(self.key, None)
+            return True
+
+        try:
+            for entry in alone:
+                await self._put_aside(replica, entry)
+            if await replica.flusher.lanes.change(self.key, remove):
+                self.report.deleted += len(entries)
+                self.changed.add(replica)
+        except CapabilityMissing:
+            self.report.unmended += len(entries)
+        except (LocusTieredError, OSError):
+            self.report.unreachable.add(replica.name)
+        return True
+
+    def _is_known_elsewhere(self, replica: Replica, entry: Entry) -> bool:
+        return any(entry in each for other, each in self.listed.items() if other is not replica and not other.fenced)
+
+    async def _put_aside(self, replica: Replica, entry: Entry) -> None:
+        """Copy what only this replica has, which was away, to its quarantine."""
+        found = await self._whatever_it_is(replica, entry)
+        if found is not None and found.stamp is not None:
+            aside = found.moved(thread_id=_QUARANTINE, id=json.dumps([self.thread_id, entry.id]))
+            await replica.layer.handle(Save(_QUARANTINE, None, aside.id, None, aside))
+            self.report.quarantined += 1
+            emit("replica.quarantined", replica.name, self.thread_id)
 
     async def _whatever_it_is(self, replica: Replica, entry: Entry) -> Checkpoint | None:
         """A copy that nobody else has; ``None`` when it is damaged: nobody can tell any more what it was."""

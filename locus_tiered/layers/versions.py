@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 
@@ -18,7 +19,8 @@ from locus_tiered.core.clock import Clock
 from locus_tiered.core.errors import BreakerOpen, CorruptCheckpoint, Overloaded, QuorumError
 from locus_tiered.core.ids import RESERVED
 from locus_tiered.core.layer import Layer
-from locus_tiered.core.operations import Delete, Load, Save
+from locus_tiered.core.operations import Delete, Head, Load, Save
+from locus_tiered.core.signals import emit
 from locus_tiered.core.stamp import is_stamp, looks_random
 from locus_tiered.layers.far import Far
 from locus_tiered.layers.flusher import Flusher
@@ -85,6 +87,29 @@ class ReplicaFar(Far):
         except CorruptCheckpoint:
             self.compare(rows[0].thread)
             raise
+
+    async def check_latest(self, thread_id: str) -> bool:
+        """See to it that the replica's own newest is the right one, for readers without this library.
+
+        Answers whether it had to be mended. Where its newest is damaged, there is no right one.
+        """
+        if thread_id.startswith(RESERVED):
+            return False
+        try:
+            head = await self.inner.handle(Head(thread_id))
+            if head is None or head.stamp is None:
+                return False
+            own = None
+            with suppress(CorruptCheckpoint):
+                own = await self.inner.handle(Load(thread_id))
+            if own is not None and own.stamp == head.stamp:
+                return False
+            if not await self.mend(thread_id):
+                return False
+        except CorruptCheckpoint:
+            return False
+        emit("replica.latest_mended", self.inner.name, thread_id)
+        return True
 
 
 class ReplicaFlusher(Flusher):

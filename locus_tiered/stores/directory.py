@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import copy_context
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -47,6 +48,7 @@ from locus_tiered.core.operations import (
 )
 from locus_tiered.core.signals import emit
 from locus_tiered.core.threads import threads
+from locus_tiered.core.traits import ORDINARY, Traits
 from locus_tiered.core.units import parse_bytes, positive_seconds, show_bytes
 from locus_tiered.stores.base import Store, matching, row_of, same_value
 from locus_tiered.stores.filenames import UNSTAMPED, Named, quote_id
@@ -79,6 +81,8 @@ class DirectoryCheckpointer(Store):
     for it.
     """
 
+    _traits = ORDINARY  # as long as nobody knows the path
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -99,6 +103,8 @@ class DirectoryCheckpointer(Store):
         self.ttl = positive_seconds(ttl, "ttl")
         self.durability = durability
         self._files = Files(self.path, durability == "power")
+        with suppress(OSError):  # the working directory is gone
+            self._traits = Traits(home=f"checkpoints in {self.path.resolve()}", home_is_unique=True)
         self._lanes = Lanes()
         self._identity: tuple[int, int] | None = None  # of the directory, once it was there
         self._swept = False
@@ -107,6 +113,10 @@ class DirectoryCheckpointer(Store):
     @property
     def expires(self) -> bool:
         return self.ttl is not None
+
+    @property
+    def traits(self) -> Traits:
+        return self._traits
 
     async def _on_disk(self, operation: str, thread_id: str | None, work: Callable[..., T], *args: Any) -> T:
         try:

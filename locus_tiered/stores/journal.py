@@ -10,6 +10,7 @@ It does not promise to survive the loss of the disk, and it does not send anythi
 from __future__ import annotations
 
 import asyncio
+import operator
 import os
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,7 +21,7 @@ from typing import Any
 
 from locus_tiered.core.checkpoint import Checkpoint
 from locus_tiered.core.clock import Clock
-from locus_tiered.core.errors import JournalError, StackConfigError, shorten
+from locus_tiered.core.errors import JournalError, JournalLocked, StackConfigError, shorten
 from locus_tiered.core.ordering import scoped_key
 from locus_tiered.stores.journal_file import Changes, JournalFile, NewRow
 from locus_tiered.stores.journal_index import PendingIndex
@@ -60,6 +61,14 @@ class Pending:
     """Whether the journal is open; as long as it was not opened yet, nobody knows what former processes left."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Owner:
+    """Who has a journal whose home nobody knows, and for which stores."""
+
+    user: weakref.ref[object]
+    stores: tuple[object, ...]
+
+
 def check_journal_path(path: object) -> Path:
     """``journal=`` as given by a user, or :class:`StackConfigError`."""
     if not isinstance(path, str | os.PathLike) or not str(path) or "\0" in str(path):
@@ -82,13 +91,14 @@ class Journal:
         clock: Clock,
         predecessor: Event | None = None,
         connecting: Connect = connect,
+        former: Path | None = None,
     ) -> None:
         self.path = path
         self.pid = os.getpid()
         self.index = PendingIndex()
         self.damaged = self.left = self.passed_over = 0
         self._home, self._clock, self._predecessor = home, clock, predecessor
-        self._connecting, self._ending = connecting, False
+        self._connecting, self._former, self._ending = connecting, former, False
         self._thread = JournalThread(self._open)
         self._opened: Opened | None = None
         self._closed = Event()
@@ -96,16 +106,27 @@ class Journal:
         self._owed = 0  # how often something was put off that is not on the disk yet
         self._lock = Lock()
         self._users: dict[tuple[int, int], weakref.ref[asyncio.AbstractEventLoop]] = {}
+        self._owners: dict[tuple[int, int], _Owner] = {}
 
     # -- one per process and directory ---------------------------------------------------------------
 
     @classmethod
     async def attach(
-        cls, path: Path, home: str | None, clock: Clock, user: object, *, connecting: Connect = connect
+        cls,
+        path: Path,
+        home: str | None,
+        clock: Clock,
+        user: object,
+        *,
+        connecting: Connect = connect,
+        stores: Sequence[object] = (),
+        former: Path | None = None,
     ) -> Journal:
         """The open journal of this process in ``path``; ``user`` has it in this event loop until :meth:`detach`.
 
-        ``connecting`` makes the connection when it is this call that opens the journal. Raises
+        ``connecting`` makes the connection when it is this call that opens the journal. With ``stores``, the objects
+        that its rows are for, nobody gets it while somebody has it for others, where no ``home`` tells them apart.
+        ``former`` is another directory whose rows belong here, unless they are known to be of another home. Raises
         :class:`JournalError`; then ``user`` has nothing, nor has a caller that was cancelled.
         """
         loop, ticket = asyncio.get_running_loop(), object()
@@ -114,7 +135,10 @@ class Journal:
             journal = _registry.get(place)
             if journal is None or journal.pid != os.getpid() or journal._closed.is_set() or not journal._users:
                 before = None if journal is None or journal.pid != os.getpid() else journal._closed
-                journal = _registry[place] = cls(path, home, clock, before, connecting)
+                journal = _registry[place] = cls(path, home, clock, before, connecting, former)
+            if stores and home is None:
+                journal._refuse_others(user, stores)
+                journal._owners[id(ticket), id(loop)] = _Owner(weakref.ref(user), tuple(stores))
             journal._users[id(ticket), id(loop)] = weakref.ref(loop)
         try:
             await journal._thread.read(lambda file: None)
@@ -128,7 +152,22 @@ class Journal:
         with _registry_lock:
             del journal._users[id(ticket), id(loop)]
             journal._users[id(user), id(loop)] = weakref.ref(loop)
+            if (owner := journal._owners.pop((id(ticket), id(loop)), None)) is not None:
+                journal._owners[id(user), id(loop)] = owner
         return journal
+
+    def _refuse_others(self, user: object, stores: Sequence[object]) -> None:
+        for key, owner in self._owners.items():
+            loop, other = self._users[key](), owner.user()
+            if loop is None or loop.is_closed() or other is None or other is user:
+                continue
+            if len(owner.stores) == len(stores) and all(map(operator.is_, owner.stores, stores)):
+                continue
+            raise JournalLocked(
+                f"journal {shorten(str(self.path))} is in use in this process for another store, and no home= among "
+                "the traits of either says which rows are whose: nothing was saved here, what it holds is untouched. "
+                "Give each stack a journal= of its own"
+            )
 
     def _let_go(self, user: tuple[int, int]) -> bool:
         """Answers whether nobody has the journal any more and who asks is the one to close it."""
@@ -137,6 +176,7 @@ class Journal:
             alive = loop()
             if alive is None or alive.is_closed():
                 del self._users[key]
+        self._owners = {key: owner for key, owner in self._owners.items() if key in self._users}
         last = not self._users and not self._ending and self.pid == os.getpid()
         self._ending = self._ending or last
         return last
@@ -152,7 +192,7 @@ class Journal:
         if self._predecessor is not None:
             self._predecessor.wait(_HANDOVER_SECONDS)
         try:
-            opened = open_journal(self.path, self._home, self._connecting)
+            opened = open_journal(self.path, self._home, self._connecting, self._former)
         except BaseException:
             self._closed.set()
             raise

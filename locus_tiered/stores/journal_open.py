@@ -49,16 +49,21 @@ class Opened:
     """Whether everything in it was sent or deleted, even if the disk took no note of that."""
 
 
-def open_journal(path: Path, home: str | None, connecting: Connect = connect) -> Opened:
+def open_journal(path: Path, home: str | None, connecting: Connect = connect, former: Path | None = None) -> Opened:
     """Open the journal in directory ``path`` for the far store called ``home`` (``None``: nobody can tell).
 
-    Raises :class:`JournalError`; then nothing is held, and what former processes left is where it was.
+    What lies in directory ``former`` is taken over as well, but for what is known to be of another home. Raises
+    :class:`JournalError`; then nothing is held, and what former processes left is where it was.
     """
     folder = Folder(path)
     folder.prepare()
     try:
         with folder.alone(), ExitStack() as undo:
-            opened = _Opening(folder, home, connecting, undo).run()
+            opening = _Opening(folder, home, connecting, undo)
+            opened = opening.run()
+            if former is not None and former.is_dir():
+                with Folder(former).alone():
+                    opening.move(opened, Folder(former))
             undo.pop_all()
         return opened
     except (OSError, sqlite3.Error) as error:
@@ -109,9 +114,31 @@ class _Opening:
         self._damaged = self._left = self._passed_over = 0
 
     def run(self) -> Opened:
+        """Take the largest sound orphan, or a new one, and take over the others."""
+        sound, broken = self._look(self._folder)
+        opened = self._first(sound)
+        opened.found = opened.file.recover()
+        self._damaged += opened.found.damaged
+        self._known = opened.file.origins() | {_name(opened.seat, row.seq) for row in _rows(opened.found)}
+        self._take(opened, sound[1:], broken)
+        return opened
+
+    def move(self, opened: Opened, former: Folder) -> None:
+        """Take over what lies in another directory."""
+        sound, broken = self._look(former, strict=True)
+        self._take(opened, sound, broken)
+
+    def _look(
+        self, folder: Folder, *, strict: bool = False
+    ) -> tuple[list[tuple[Seat, JournalFile]], list[tuple[Seat, str]]]:
+        """The orphans of a directory that are ours to take, the largest first, and the broken ones.
+
+        ``strict``: where our own home is not known, none is ours that has one.
+        """
         sound: list[tuple[Seat, JournalFile]] = []
         broken: list[tuple[Seat, str]] = []
-        orphans, self._left = self._folder.orphans()
+        orphans, left = folder.orphans()
+        self._left += left
         for seat in orphans:
             self._undo.callback(seat.release)
         for seat in orphans:
@@ -127,26 +154,23 @@ class _Opening:
                     raise
                 broken.append((seat, type(error).__name__))
             else:
-                if file.others_home is not None:
-                    logger.warning(
-                        "journal %s belongs to another home (%s); left alone", seat.path.name, file.others_home
-                    )
+                theirs = file.note("home") if strict and self._home is None else file.others_home
+                if theirs is not None:
+                    logger.warning("journal %s belongs to another home (%s); left alone", seat.path.name, theirs)
                     file.close()
                     self._leave_alone(seat)
                 else:
                     sound.append((seat, file))
         sound.sort(key=lambda each: -each[0].bytes)
-        opened = self._first(sound)
-        opened.found = opened.file.recover()
-        self._damaged += opened.found.damaged
-        self._known = opened.file.origins() | {_name(opened.seat, row.seq) for row in _rows(opened.found)}
-        for seat, file in sound[1:]:
+        return sound, broken
+
+    def _take(self, opened: Opened, sound: list[tuple[Seat, JournalFile]], broken: list[tuple[Seat, str]]) -> None:
+        for seat, file in sound:
             self._merge(opened, seat, file)
         for seat, why in broken:
             self._salvage(opened, seat, why)
         opened.found.damaged = self._damaged
         opened.left, opened.passed_over = self._left, self._passed_over
-        return opened
 
     # -- one orphan ----------------------------------------------------------------------------------
 

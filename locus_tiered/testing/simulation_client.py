@@ -21,7 +21,7 @@ class Client:
         self._world, self._process, self._hasty = world, process, hasty
         self._random = Random(f"client/{process.name}/{number}/{world.setup.seed}")
         self._name = f"{process.name}#{number}"
-        self._looked: dict[str, int] = {}
+        self._looked: dict[tuple[str, str | None], int] = {}
 
     async def run(self) -> None:
         for _ in range(self._world.setup.steps):
@@ -119,7 +119,9 @@ class Client:
             frozen = await stack.freeze(operation)
             checkpoint = frozen.checkpoint
             assert checkpoint is not None and checkpoint.stamp is not None
-            stamp, looked = checkpoint.stamp, self._looked.get(thread, 0) if world.setup.jumps else None
+            stamp, looked = checkpoint.stamp, None
+            if world.setup.jumps:
+                looked = self._looked.get((thread, None), 0), self._looked.get((thread, name), 0)
             version = world.history.begin_save(thread, checkpoint.id, stamp, reader, mark, listed, looked)
             world.note(f"{self._name} save {thread}/{checkpoint.id} mark {mark} begins, stamp {checkpoint.stamp}")
             await stack.handle(frozen)
@@ -149,7 +151,7 @@ class Client:
 
         async def load() -> list[str]:
             found = await stack.load(thread, name)
-            self._looked[thread] = began
+            self._looked[thread, None] = self._looked[thread, name] = began
             world.note(f"{self._name} load {thread}/{name}: {found and found.total_tokens_used}")
             if name is None:
                 return world.history.newest(reader, thread, began, found, weak)

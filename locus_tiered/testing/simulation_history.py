@@ -74,9 +74,9 @@ class Version:
     by: Reader
     iterations: tuple[str, ...]
     begun: float
-    looked: float
-    """When its process had last looked at the thread: what others deleted since, by clocks that are ahead, may bury it
-    (where clocks jump; else the same as ``begun``)."""
+    looked: tuple[float, float]
+    """When its client had last looked at the thread, and at the name: what others deleted since, by clocks that are
+    ahead, may bury it (where clocks jump; else the same as ``begun``)."""
     ended: float = _NEVER
     """When it was acknowledged; never, if it failed or its process died: then it may take effect at any time."""
     done: bool = False
@@ -124,11 +124,18 @@ class History:
     # -- what happens --------------------------------------------------------------------------------
 
     def begin_save(
-        self, thread: str, name: str, stamp: str, by: Reader, mark: int, turn: Sequence[str], looked: float | None
+        self,
+        thread: str,
+        name: str,
+        stamp: str,
+        by: Reader,
+        mark: int,
+        turn: Sequence[str],
+        looked: tuple[float, float] | None,
     ) -> Version:
-        """A save begins; ``looked``: since when its process has not looked at the thread, where that matters."""
+        """A save begins; ``looked``: see :class:`Version`."""
         begun = self.now()
-        version = Version(mark, thread, name, stamp, by, tuple(turn), begun, begun if looked is None else looked)
+        version = Version(mark, thread, name, stamp, by, tuple(turn), begun, looked or (begun, begun))
         self.versions[mark] = version
         self._threads.setdefault(thread, []).append(version)
         return version
@@ -170,7 +177,7 @@ class History:
             # So does who is told of what was saved while it was deleted, and does not look for what is gone.
             unheard = self.skewed and removal.by is not version.by
             unheard = unheard and (not version.by.strict or self._was_crossed(removal))
-            if removal.ended > version.looked or unheard:
+            if removal.ended > version.looked[removal.id is not None] or unheard:
                 return True
         return any(
             other.begun < at and other.stamp > version.stamp and (other.id == version.id or version.iteration)

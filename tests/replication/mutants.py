@@ -28,7 +28,14 @@ import pytest
 
 from locus_tiered.core.layer import Layer
 from locus_tiered.testing.simulation import SimulationFailed, simulate
-from tests.replication import test_late_writes, test_meanwhile, test_scenarios, test_scrub
+from tests.replication import (
+    test_found_outside,
+    test_late_writes,
+    test_meanwhile,
+    test_scenarios,
+    test_scrub,
+    test_vacuum,
+)
 
 __all__ = ["MUTANTS", "Mutant", "broken", "catchers", "scenarios"]
 
@@ -100,7 +107,7 @@ MUTANTS = (
     Mutant(
         "a replica that was away for too long is believed",
         "layers.replica:Replica.is_believed",
-        "self.checked and not self.fenced",
+        "self.checked and not (self.fenced or self.has_holes or self.is_unread)",
         "True",
     ),
     Mutant(
@@ -112,7 +119,7 @@ MUTANTS = (
     Mutant(
         "a replica is read from while a write to it hangs",
         "layers.replica:Replica.is_doubtful",
-        " or self._lags(key)",
+        " or self.lags_behind(key)",
         "",
     ),
     Mutant(
@@ -133,12 +140,6 @@ MUTANTS = (
         "layers.replicated_reads:ReplicatedReads._head_by_one",
         "found is not None and self._floors.above(key, found) is None",
         "found is not None",
-    ),
-    Mutant(
-        "the floor of a name is ignored",
-        "layers.replicated_reads:ReplicatedReads.on_load",
-        'least = floor.stamp or "" if floor is not None and floor.id == wanted else ""',
-        'least = ""',
     ),
     Mutant(
         "a read by quorum mends nobody",
@@ -162,7 +163,7 @@ MUTANTS = (
     Mutant(
         "a delete leaves no tombstone",
         "layers.replicated:ReplicatedCheckpointer.on_delete",
-        "await self.tombstones.lay(op.thread_id, op.checkpoint_id, stamp)",
+        "await self._lay(op, stamp)",
         "pass",
     ),
     Mutant(
@@ -192,14 +193,14 @@ MUTANTS = (
     # -- mending
     Mutant(
         "no look at the newest after a repair",
-        "layers.replica:Replica.check_latest",
+        "layers.versions:ReplicaFar.check_latest",
         "if own is not None and own.stamp == head.stamp:",
         "if True:",
     ),
     Mutant(
         "no look at the newest after deletes",
         "layers.replicated:ReplicatedCheckpointer.on_delete",
-        "self._look_at_latest(op.thread_id, key)",
+        "self._look_at_latest(op.thread_id, key, compare=bury)",
         "pass",
     ),
     Mutant(
@@ -381,7 +382,7 @@ def _values(module: ModuleType) -> list[Any]:
 def scenarios() -> list[tuple[str, Callable[[], None]]]:
     """The short stories, by name; one for each set of parameters."""
     found: list[tuple[str, Callable[[], None]]] = []
-    for module in (test_scenarios, test_late_writes, test_meanwhile, test_scrub):
+    for module in (test_scenarios, test_late_writes, test_meanwhile, test_scrub, test_found_outside, test_vacuum):
         tests = [test for name, test in vars(module).items() if name.startswith("test_")]
         found += [case for test in tests if not inspect.iscoroutinefunction(test) for case in _cases(test)]
     return found
