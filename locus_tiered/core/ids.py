@@ -14,10 +14,23 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-__all__ = ["ANY", "RESERVED", "IdRule", "again_marker", "has_surrogates", "is_hashed", "marked_name", "plain_text"]
+__all__ = [
+    "ANY",
+    "KEPT_DAYS",
+    "RESERVED",
+    "IdRule",
+    "again_marker",
+    "has_surrogates",
+    "is_hashed",
+    "marked_name",
+    "plain_text",
+]
 
 RESERVED = "locus-tiered.reserved."
 """Threads whose ids start so belong to the stack itself (tombstones): hidden from every listing."""
+
+KEPT_DAYS = 14
+"""Days that a tombstone is kept, whatever a vacuum goes by; a former process's write counts for half as long."""
 
 MARK = "lt-"
 _SPELLED, _HASHED, _AGAIN = "lt-x-", "lt-h-", "lt-again-"

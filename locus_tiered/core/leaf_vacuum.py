@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from locus_tiered.core.checkpoint import Checkpoint
 from locus_tiered.core.envelope import seal
 from locus_tiered.core.errors import CorruptCheckpoint
-from locus_tiered.core.ids import RESERVED, is_hashed
+from locus_tiered.core.ids import KEPT_DAYS, RESERVED, is_hashed
 from locus_tiered.core.leaf_rows import ALL
 from locus_tiered.core.operations import Load, Vacuum
 from locus_tiered.core.stamp import stamp_seconds
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["vacuum"]
 
 _DAY = 86_400.0
-_KEPT_DAYS = 14
-"""Nobody needs what is older (``layers/tombstones.py``)."""
 _SLACK_DAYS = 1
 """A backend's clock, and its idea of a day, may differ from ours by so much."""
 
@@ -39,7 +37,7 @@ async def vacuum(leaf: Leaf, op: Vacuum) -> int:
     async def native() -> int:
         return int(await leaf._calls.make("vacuum", None, leaf.backend.vacuum, op.older_than_days, empty=0))
 
-    if not leaf._keeps_lanes or op.older_than_days >= _KEPT_DAYS + _SLACK_DAYS or not leaf.explain()["list_threads"]:
+    if not leaf._keeps_lanes or op.older_than_days >= KEPT_DAYS + _SLACK_DAYS or not leaf.explain()["list_threads"]:
         return await native()
 
     async def careful() -> int:
@@ -69,7 +67,7 @@ async def _of_the_stack(leaf: Leaf, older_than_days: float) -> list[Checkpoint]:
             continue
         for entry in await leaf._read(thread, partial(leaf._entries, thread)):
             age = 0.0 if entry.stamp is None else (now - stamp_seconds(entry.stamp)) / _DAY
-            if older_than_days - _SLACK_DAYS < age < _KEPT_DAYS:
+            if older_than_days - _SLACK_DAYS < age < KEPT_DAYS:
                 with suppress(CorruptCheckpoint):
                     checkpoint = await leaf.on_load(Load(thread, entry.id, entry.stamp))
                     found += [] if checkpoint is None else [checkpoint]

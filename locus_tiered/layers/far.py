@@ -17,12 +17,12 @@ from cachetools import LRUCache
 from locus_tiered.core import deadline
 from locus_tiered.core.checkpoint import Checkpoint, Entry
 from locus_tiered.core.clock import Clock
-from locus_tiered.core.ids import RESERVED
+from locus_tiered.core.ids import KEPT_DAYS, RESERVED
 from locus_tiered.core.layer import MOST, Layer
 from locus_tiered.core.operations import Delete, Head, ListCheckpoints, Load, Save
 from locus_tiered.core.stamp import is_stamp, looks_random, stamp_seconds
 from locus_tiered.layers.pending import outlives, overlay
-from locus_tiered.layers.tombstones import KEPT_DAYS, Tombstones
+from locus_tiered.layers.tombstones import Tombstones
 from locus_tiered.stores.journal_rows import PendingRow
 
 __all__ = ["Far"]

@@ -18,14 +18,13 @@ from locus.core.state import AgentState
 from locus_tiered.core.checkpoint import Body, Checkpoint
 from locus_tiered.core.clock import Clock
 from locus_tiered.core.errors import CorruptCheckpoint, LocusTieredError
-from locus_tiered.core.ids import RESERVED
+from locus_tiered.core.ids import KEPT_DAYS, RESERVED
 from locus_tiered.core.lanes import PerLoop
 from locus_tiered.core.logs import logger_for
 from locus_tiered.core.operations import ListThreads, Load, Save
 from locus_tiered.core.signals import emit
 from locus_tiered.core.stamp import StampClock, stamp_seconds
 from locus_tiered.layers.replica import Replica
-from locus_tiered.layers.tombstones import KEPT_DAYS
 
 __all__ = ["Heartbeats"]
 

@@ -5,7 +5,7 @@ what was deleted meanwhile by others (law 4). So a delete leaves a tombstone in 
 belongs to the stack (``core/ids.py``: ``RESERVED``) and is hidden from every listing: one small checkpoint, whose
 stamp is the moment of the delete. A write that is older than that stays buried.
 
-Tombstones are kept for :data:`KEPT_DAYS`; older writes of a former process are not replayed at all, but put among the
+Tombstones are kept for ``KEPT_DAYS``; older writes of a former process are not replayed at all, but put among the
 dead letters.
 """
 
@@ -18,15 +18,12 @@ from locus.core.state import AgentState
 
 from locus_tiered.core.checkpoint import Body, Checkpoint, Entry
 from locus_tiered.core.clock import Clock
-from locus_tiered.core.ids import RESERVED
+from locus_tiered.core.ids import KEPT_DAYS, RESERVED
 from locus_tiered.core.layer import MOST, Layer
 from locus_tiered.core.operations import Delete, Exists, ListCheckpoints, Load, Save
 from locus_tiered.core.stamp import stamp_seconds
 
-__all__ = ["KEPT_DAYS", "TOMBSTONES", "Tombstones", "buries", "graves_of"]
-
-KEPT_DAYS = 14
-"""Days that a tombstone is kept; a former process's write counts for half as long."""
+__all__ = ["TOMBSTONES", "Tombstones", "buries", "graves_of"]
 
 TOMBSTONES = f"{RESERVED}tombstones"
 """The thread in which they are."""

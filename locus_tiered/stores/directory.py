@@ -30,7 +30,7 @@ from locus_tiered.core.errors import (
     StackConfigError,
     shorten,
 )
-from locus_tiered.core.ids import RESERVED
+from locus_tiered.core.ids import KEPT_DAYS, RESERVED
 from locus_tiered.core.lanes import Lanes
 from locus_tiered.core.layer import construction
 from locus_tiered.core.logs import logger_for
@@ -62,6 +62,7 @@ T = TypeVar("T")
 
 _SETTLE_SECONDS = 10.0
 _LEFT_OVER_SECONDS = 3600.0  # no write takes that long
+_DAY = 86_400
 _AFTER_EVICTION = 0.9  # of the budget
 
 
@@ -165,17 +166,25 @@ class DirectoryCheckpointer(Store):
         return await self._lanes.change(op.thread_id, delete)
 
     async def on_vacuum(self, op: Vacuum) -> int:
-        before = self._clock.wall() - op.older_than_days * 86_400
+        now = self._clock.wall()
 
         def vacuum() -> int:
             return sum(
                 self._files.drop(folder, named)
                 for _, folder, named in self._files.everything()
-                if self._files.saved_at(folder, named) < before
+                if (at := self._files.saved_at(folder, named)) < now - op.older_than_days * _DAY
+                and (at < now - KEPT_DAYS * _DAY or not self._is_ours(folder, named))
             )
 
         await self._on_disk("vacuum", None, self._files.sweep, self._clock.wall() - _LEFT_OVER_SECONDS)
         return await self._on_disk("vacuum", None, vacuum)
+
+    def _is_ours(self, folder: str, named: Named) -> bool:
+        """Whether the stack keeps it for itself: a tombstone has to last, whatever a vacuum goes by."""
+        with suppress(Damaged):
+            header = self._files.read_header(folder, named)
+            return header is not None and header.thread_id.startswith(RESERVED)
+        return False
 
     # -- reading -------------------------------------------------------------------------------------
 

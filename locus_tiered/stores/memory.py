@@ -23,7 +23,7 @@ from cachetools import Cache, LRUCache
 from locus_tiered.core.checkpoint import Body, Checkpoint, Entry
 from locus_tiered.core.clock import SYSTEM, Clock
 from locus_tiered.core.errors import CheckpointTooLarge, StackConfigError, shorten
-from locus_tiered.core.ids import RESERVED
+from locus_tiered.core.ids import KEPT_DAYS, RESERVED
 from locus_tiered.core.layer import construction
 from locus_tiered.core.operations import (
     Delete,
@@ -42,6 +42,8 @@ from locus_tiered.core.units import parse_bytes, positive_seconds, show_bytes
 from locus_tiered.stores.base import Store, matching, row_of, same_value
 
 __all__ = ["BoundedMemoryCheckpointer", "MemoryStats"]
+
+_DAY = 86_400
 
 OVERHEAD = 900
 """Bytes counted for a checkpoint beside its JSON text: the objects and the index around it (measured)."""
@@ -178,9 +180,11 @@ class BoundedMemoryCheckpointer(Store):
             return there
 
     async def on_vacuum(self, op: Vacuum) -> int:
-        before = self._clock.wall() - op.older_than_days * 86_400
+        now = self._clock.wall()
+        before, kept = now - op.older_than_days * _DAY, now - KEPT_DAYS * _DAY  # a tombstone has to last
         with self._lock:
-            old = [key for key in self._cache if self._peek(key).saved_at < before]
+            ages = [(key, self._peek(key).saved_at) for key in self._cache]
+            old = [key for key, at in ages if at < (min(before, kept) if key[0].startswith(RESERVED) else before)]
             for thread_id, checkpoint_id in old:
                 self._remove(thread_id, checkpoint_id)
             self._count()
