@@ -34,7 +34,7 @@ from locus_tiered.core.lanes import Lanes
 from locus_tiered.core.layer import Layer, construction
 from locus_tiered.core.logs import logger_for
 from locus_tiered.core.operations import CopyThread, Delete, Head, ListCheckpoints, Load, Save, Vacuum
-from locus_tiered.core.stamp import StampClock
+from locus_tiered.core.stamp import StampClock, looks_random
 from locus_tiered.core.traits import Traits
 from locus_tiered.core.units import parse_bytes, show_bytes
 from locus_tiered.layers.order import warn_about_order
@@ -245,7 +245,8 @@ class ReplicatedCheckpointer(ReplicatedMending):
                     break
                 self._stamps.observe(key, newer)  # nobody had told of it: once more, above it
             self._forget(key, op.checkpoint_id)
-            self._look_at_latest(op.thread_id, key, compare=bury)
+            again = op.checkpoint_id is None or not looks_random(op.checkpoint_id)  # somebody may be saving that
+            self._look_at_latest(op.thread_id, key, compare=bury and again)
             return deleted
 
         return await self._lanes.change(key, delete)

@@ -141,7 +141,7 @@ class ReplicatedBase(ReplicatedRows, base=True):
         a quorum needs, unless they fail.
         """
         order = self._order(key) if order is None else order
-        sure = [replica for replica in order if not loses_index_rows(replica.layer)] if by_lists else []
+        sure = [each for each in order if not (each.is_resting or loses_index_rows(each.layer))] if by_lists else []
 
         def enough(answers: Answers[T]) -> bool:
             able = [replica for replica in sure if replica not in answers.errors]

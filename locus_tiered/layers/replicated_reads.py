@@ -8,7 +8,7 @@ A no is an answer of the whole only when so many replicas say it that no quorum 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from locus_tiered.core.checkpoint import Checkpoint, Entry
@@ -35,6 +35,7 @@ from locus_tiered.layers.pending import last_word, newest_first, overlay
 from locus_tiered.layers.quorum import Answers, newest_versions
 from locus_tiered.layers.replica import Replica
 from locus_tiered.layers.replicated_base import ReplicatedBase
+from locus_tiered.layers.tombstones import buries, graves_of
 from locus_tiered.layers.versions import is_iteration_save
 from locus_tiered.stores.base import row_of
 from locus_tiered.stores.journal_rows import RowDamaged
@@ -122,9 +123,9 @@ class ReplicatedReads(ReplicatedBase, base=True):
             return None  # somebody who has not got the hint has deleted it
         return found
 
-    def _hinted(self, key: str) -> set[Entry]:
-        """What some replica is only thought to have, because a hint for it waits."""
-        return {row.entry for replica in self._replicas for row in replica.rows(key) if row.kind == "save"}
+    def _hinted(self, key: str, answers: Iterable[Replica]) -> set[Entry]:
+        """What some of those who answered are only thought to have, because a hint for it waits."""
+        return {row.entry for replica in answers for row in replica.rows(key) if row.kind == "save"}
 
     def _saw(self, key: str, found: Checkpoint | None) -> Checkpoint | None:
         """This process was told of a checkpoint: nothing less is answered to it from now on, and what it saves next is
@@ -239,10 +240,12 @@ class ReplicatedReads(ReplicatedBase, base=True):
             return await self._after_floor(op.thread_id, key, [])
         newest = max(heads, key=lambda entry: entry.stamp or "")
         agreed = len(heads) == len(answers.others) and all(entry == newest for entry in heads)
-        if agreed and newest not in self._hinted(key):
+        if agreed and newest not in self._hinted(key, answers.others):
             return await self._after_floor(op.thread_id, key, heads)
         # They differ: what one of them has may have been deleted, or may have been missed by the others.
         gone = await self._is_buried(op.thread_id, newest)
+        if agreed and not gone:
+            return await self._after_floor(op.thread_id, key, heads)
         found = None if gone else await self.on_load(Load(op.thread_id, newest.id, newest.stamp))
         if found is not None:
             await self._mend(op.thread_id, key, found, answers.others)
@@ -316,11 +319,11 @@ class ReplicatedReads(ReplicatedBase, base=True):
         listed = newest_first(newest_versions(answers.others.values()).values())
         if op.thread_id.startswith(RESERVED):
             return listed[: op.limit]
-        sure, hinted = [], self._hinted(key)
-        for entry in listed:
-            everywhere = entry not in hinted and all(entry in each for each in answers.others.values())
-            if everywhere or not await self._is_buried(op.thread_id, entry):
-                sure.append(entry)
+        hinted = self._hinted(key, answers.others)
+        everywhere = set(listed).intersection(*answers.others.values())
+        doubtful = {entry for entry in listed if entry in hinted or entry not in everywhere}
+        gone = await self.tombstones.among(graves_of(op.thread_id, doubtful)) if doubtful else {}
+        sure = [each for each in listed if each not in doubtful or not buries(gone, op.thread_id, each)]
         self._told.only(key, sure)
         if (floor := self._floors.of(key)) is not None and floor not in sure:
             self._has_gone(key, floor)

@@ -14,12 +14,14 @@ is missing. The rules, per thread:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from locus_tiered.core.errors import BackendError, LocusTieredError
 from locus_tiered.core.ids import RESERVED
+from locus_tiered.core.lanes import PerLoop
 from locus_tiered.core.layer import MOST
 from locus_tiered.core.logs import logger_for
 from locus_tiered.core.operations import ListThreads
@@ -55,6 +57,7 @@ class Scrubber:
     def __init__(self, owner: ReplicatedCheckpointer) -> None:
         self._owner = owner
         self._after: str | None = None  # where a scrub that was stopped goes on
+        self._comparing: PerLoop[dict[str, asyncio.Future[None]]] = PerLoop(dict)
 
     async def run(
         self,
@@ -85,7 +88,7 @@ class Scrubber:
         reserved, missed = self._marked()
         everything = sorted(await self._threads(report) | missed)
         for thread_id in sorted({TOMBSTONES, *reserved}):
-            await compare_thread(self._owner, thread_id, report, deep=True)  # who cannot read them compares nothing
+            await self._thread(thread_id, report, deep=True)  # who cannot read them compares nothing
         await self._several([thread for thread in everything if start is None or thread > start], report, way)
         # What is damaged wherever it is cannot be mended by waiting: nobody stays fenced for it.
         if start is None and not report.unreachable:
@@ -101,7 +104,7 @@ class Scrubber:
         async def compare(place: int) -> None:
             if way.rate is not None and place > 0:
                 await self._owner._clock.sleep(1 / way.rate)
-            await compare_thread(self._owner, todo[place], report, deep=way.deep)
+            await self._thread(todo[place], report, deep=way.deep)
 
         def done(place: int) -> None:
             way.reached = todo[place]
@@ -144,5 +147,17 @@ class Scrubber:
     async def one(self, thread_id: str) -> ScrubReport:
         """Compare one thread."""
         report = ScrubReport()
-        await compare_thread(self._owner, thread_id, report, deep=thread_id.startswith(RESERVED))
+        await self._thread(thread_id, report, deep=thread_id.startswith(RESERVED))
         return report
+
+    async def _thread(self, thread_id: str, report: ScrubReport, *, deep: bool) -> None:
+        """Compare a thread when nobody else in this event loop does: two at once would copy everything twice."""
+        key, comparing = self._owner._key(thread_id), self._comparing.get()
+        while key in comparing:
+            await asyncio.wait({comparing[key]})
+        comparing[key] = ended = asyncio.get_running_loop().create_future()
+        try:
+            await compare_thread(self._owner, thread_id, report, deep=deep)
+        finally:
+            del comparing[key]
+            ended.set_result(None)

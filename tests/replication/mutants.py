@@ -200,7 +200,7 @@ MUTANTS = (
     Mutant(
         "no look at the newest after deletes",
         "layers.replicated:ReplicatedCheckpointer.on_delete",
-        "self._look_at_latest(op.thread_id, key, compare=bury)",
+        "self._look_at_latest(op.thread_id, key, compare=bury and again)",
         "pass",
     ),
     Mutant(

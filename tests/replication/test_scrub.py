@@ -127,6 +127,17 @@ async def test_a_second_one_beside_it_compares_everything(rig: Rig) -> None:
 
 
 @scenario
+async def test_two_at_once_copy_nothing_twice(rig: Rig) -> None:
+    p = rig.process(journal="p")
+    await lost_by_one(rig, p)
+    p.links[2].inject(on("save", times=None).slow(1))
+    before = len(p.links[2].matching("save"))
+    reports = await asyncio.gather(p.stack.scrub(), p.stack.scrub())
+    assert sum(report.copied for report in reports) == 12
+    assert len(p.links[2].matching("save")) - before == 12
+
+
+@scenario
 async def test_while_a_replica_is_fenced_it_begins_at_the_beginning_and_ends_the_fence(rig: Rig) -> None:
     p = rig.process(journal="p")
     await lost_by_one(rig, p)

@@ -29,7 +29,7 @@ from tests.replication_real.worker import shared_threads
 __all__ = ["Figures", "Step", "every_fault", "prove"]
 
 _READS = {"a": "quorum", "b": "hedged"}
-_PATIENCE = 15.0
+_PATIENCE = 30.0
 """Seconds that a rebuild gets under full load."""
 _MOST_REBUILDING = 120.0
 
