@@ -14,6 +14,7 @@ import functools
 import importlib
 import inspect
 import logging
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +42,8 @@ __all__ = ["MUTANTS", "Mutant", "broken", "catchers", "scenarios"]
 
 SEEDS = range(40)
 """Stories that are tried on a mutant that no scenario has caught."""
+_LONGEST = 6.0
+"""Seconds of the processor for a scenario, which usually takes a few hundredths of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,14 +401,33 @@ def _cases(test: Callable[..., None]) -> Iterator[tuple[str, Callable[[], None]]
             yield f"{test.__name__}[{value}]", functools.partial(test, **{name: value})
 
 
+class _Hangs(KeyboardInterrupt):
+    """A scenario does not end on a mutant. (Of this kind, because an event loop lets nothing else out of a task.)"""
+
+
+@contextmanager
+def _not_for_ever() -> Iterator[None]:
+    def hangs(*_: object) -> None:
+        raise _Hangs
+
+    before = signal.signal(signal.SIGVTALRM, hangs)
+    signal.setitimer(signal.ITIMER_VIRTUAL, _LONGEST, 1.0)  # again, should it not end when its tasks are cancelled
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
 def catchers(mutant: Mutant, *, every: bool, seeds: Sequence[int] = SEEDS) -> Iterator[str]:
     """The names of what fails on a mutant: scenarios, and if there is none, the first seed. ``every``: not only one."""
     caught = False
     with broken(mutant):
         for name, scenario in scenarios():
             try:
-                scenario()
-            except (Exception, pytest.fail.Exception):  # any way to fail is good
+                with _not_for_ever():
+                    scenario()
+            except (Exception, _Hangs, pytest.fail.Exception):  # any way to fail is good
                 caught = True
                 yield name
                 if not every:
