@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Sequence
 
 from locus.memory.checkpointer import BaseCheckpointer
 
@@ -80,14 +81,11 @@ class LeafRows(DispatchingLayer, base=True):
 
     async def _threads(self, op: ListThreads, most: int) -> tuple[list[str], int]:
         """The threads of users among the first ``most``, and how many there were with the stack's own."""
-        if self._traits.thread_names is not None:
-            names = await self._calls.make("list_threads", None, self._traits.thread_names)
-        else:
-            names = await self._calls.make("list_threads", None, self.backend.list_threads, most, empty=[])
+        names = await self._thread_names(most)
         await self._calls.sure("list_threads", None, empty=not names)
         threads: list[str] = []
         for name in names:
-            thread = await self._thread_behind(name) if is_hashed(name) else self._traits.thread_ids.decode(name)
+            thread = await self._thread_of(name)
             if thread is None or thread.startswith(RESERVED) or not fnmatch.fnmatchcase(thread, op.pattern):
                 continue
             if not self._traits.keeps_empty_threads or await self._list(thread, 1):
@@ -95,6 +93,16 @@ class LeafRows(DispatchingLayer, base=True):
                 if len(threads) == op.limit:
                     break
         return threads, len(names)
+
+    async def _thread_names(self, most: int) -> Sequence[str]:
+        """What the backend calls its threads, the stack's own among them."""
+        if self._traits.thread_names is not None:
+            return await self._calls.make("list_threads", None, self._traits.thread_names)
+        return await self._calls.make("list_threads", None, self.backend.list_threads, most, empty=[])
+
+    async def _thread_of(self, name: str) -> str | None:
+        """The id of a thread by what the backend calls it."""
+        return await self._thread_behind(name) if is_hashed(name) else self._traits.thread_ids.decode(name)
 
     async def _thread_behind(self, name: str) -> str | None:
         """The id of a thread whose name is a hash, from the envelope of one of its checkpoints."""

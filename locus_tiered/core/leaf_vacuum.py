@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from locus_tiered.core.checkpoint import Checkpoint
 from locus_tiered.core.envelope import seal
 from locus_tiered.core.errors import CorruptCheckpoint
-from locus_tiered.core.ids import KEPT_DAYS, RESERVED, is_hashed
+from locus_tiered.core.ids import KEPT_DAYS, RESERVED
 from locus_tiered.core.leaf_rows import ALL
 from locus_tiered.core.operations import Load, Vacuum
 from locus_tiered.core.stamp import stamp_seconds
@@ -57,12 +57,8 @@ async def _of_the_stack(leaf: Leaf, older_than_days: float) -> list[Checkpoint]:
     """What the stack keeps in the backend that is still needed, and that its vacuum may remove."""
     now = leaf._clock.wall()
     found: list[Checkpoint] = []
-    if leaf.traits.thread_names is not None:
-        names = await leaf._calls.make("list_threads", None, leaf.traits.thread_names)
-    else:
-        names = await leaf._calls.make("list_threads", None, leaf.backend.list_threads, ALL, empty=[])
-    for name in names:
-        thread = await leaf._thread_behind(name) if is_hashed(name) else leaf.traits.thread_ids.decode(name)
+    for name in await leaf._thread_names(ALL):
+        thread = await leaf._thread_of(name)
         if thread is None or not thread.startswith(RESERVED):
             continue
         for entry in await leaf._read(thread, partial(leaf._entries, thread)):

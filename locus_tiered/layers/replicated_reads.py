@@ -316,18 +316,22 @@ class ReplicatedReads(ReplicatedBase, base=True):
             return self._listed(key, answers.found[1], op.limit)
         if len(answers.others) < self._noes:
             raise self._unknown(op, answers, "answered")
-        listed = newest_first(newest_versions(answers.others.values()).values())
         if op.thread_id.startswith(RESERVED):
-            return listed[: op.limit]
-        hinted = self._hinted(key, answers.others)
-        everywhere = set(listed).intersection(*answers.others.values())
-        doubtful = {entry for entry in listed if entry in hinted or entry not in everywhere}
-        gone = await self.tombstones.among(graves_of(op.thread_id, doubtful)) if doubtful else {}
-        sure = [each for each in listed if each not in doubtful or not buries(gone, op.thread_id, each)]
+            return newest_first(newest_versions(answers.others.values()).values())[: op.limit]
+        sure = await self._sure(op.thread_id, key, answers)
         self._told.only(key, sure)
         if (floor := self._floors.of(key)) is not None and floor not in sure:
             self._has_gone(key, floor)
         return self._listed(key, sure, op.limit)
+
+    async def _sure(self, thread_id: str, key: str, answers: Answers[list[Entry]]) -> list[Entry]:
+        """What so many lists amount to, newest first: the newest versions, without what somebody has deleted."""
+        listed = newest_first(newest_versions(answers.others.values()).values())
+        hinted = self._hinted(key, answers.others)
+        everywhere = set(listed).intersection(*answers.others.values())
+        doubtful = {entry for entry in listed if entry in hinted or entry not in everywhere}
+        gone = await self.tombstones.among(graves_of(thread_id, doubtful)) if doubtful else {}
+        return [each for each in listed if each not in doubtful or not buries(gone, thread_id, each)]
 
     def _listed(self, key: str, entries: list[Entry], limit: int) -> list[Entry]:
         """This process was told of the first of these checkpoints, newest first."""

@@ -39,9 +39,8 @@ from locus_tiered.core.layer import MOST
 from locus_tiered.core.logs import logger_for
 from locus_tiered.core.operations import Delete, ListCheckpoints, ListThreads
 from locus_tiered.core.stamp import stamp_seconds
-from locus_tiered.layers.quorum import Answers, newest_versions
+from locus_tiered.layers.quorum import Answers
 from locus_tiered.layers.scrub_steps import side_by_side
-from locus_tiered.layers.tombstones import buries, graves_of
 
 if TYPE_CHECKING:
     from locus_tiered.layers.replicated import ReplicatedCheckpointer
@@ -193,7 +192,4 @@ class _Vacuum:
         )
         if len(answers.others) < owner._noes:
             raise owner._unknown(op, answers, "answered")
-        found = newest_versions(answers.others.values()).values()
-        partly = [entry for entry in found if any(entry not in each for each in answers.others.values())]
-        gone = await owner.tombstones.among(graves_of(thread_id, partly)) if partly else {}
-        return [entry for entry in found if entry not in partly or not buries(gone, thread_id, entry)]
+        return await owner._sure(thread_id, key, answers)

@@ -61,6 +61,11 @@ class Rig:
         self._lives += 1
         return Process(self, self._lives, journal, ahead, options)
 
+    def wipe(self, number: int) -> None:
+        """Have a replica lose everything."""
+        self.stores[number].stored.clear()
+        self.stores[number]._arrivals.clear()
+
     async def ids(self, number: int, thread: str = "t") -> list[str]:
         """What a replica itself holds, newest first by its own order."""
         names = await self.stores[number].list_checkpoints(thread, 1000)

@@ -411,8 +411,7 @@ async def test_what_another_process_is_saving_is_not_taken_from_a_replica_that_i
         await p.save(mark)
     await q.load()
     await p.rest()
-    rig.stores[2].stored.clear()
-    rig.stores[2]._arrivals.clear()
+    rig.wipe(2)
     for process in (p, q):
         process.cut(2)
         await process.load(thread="other")

@@ -36,8 +36,7 @@ async def test_a_replica_that_was_wiped_is_not_believed_whatever_was_written_las
     await p.load()  # a new heartbeat: the threads of the stack's own are the latest of all
     await p.rest()
     assert (await rig.stores[0].list_threads())[-1] == "t"
-    rig.stores[2].stored.clear()
-    rig.stores[2]._arrivals.clear()
+    rig.wipe(2)
     q = rig.process(write_quorum="all", read="one")
     await q.load(thread="nothing")
     q.cut(0, 1)

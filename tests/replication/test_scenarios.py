@@ -265,8 +265,7 @@ async def test_a_replica_that_comes_back_empty_is_not_believed(rig: Rig) -> None
     await p.save(1)
     await p.rest()
     p.cut(1, 2)
-    rig.stores[2].stored.clear()
-    rig.stores[2]._arrivals.clear()
+    rig.wipe(2)
     with pytest.raises(BackendError):
         await p.save(2, thread="other")
     p.heal()
@@ -287,8 +286,7 @@ async def test_a_process_believes_a_replica_again_that_another_process_has_scrub
     p = rig.process()
     await p.save(1)
     await p.rest()
-    rig.stores[2].stored.clear()
-    rig.stores[2]._arrivals.clear()
+    rig.wipe(2)
     q, r = rig.process(), rig.process()
     await q.load()
     await r.load()
@@ -306,8 +304,7 @@ async def test_two_lost_replicas_of_three_are_rebuilt_from_the_third(rig: Rig) -
     names = [await p.save(mark) for mark in (1, 2)]
     await p.rest()
     for number in (1, 2):
-        rig.stores[number].stored.clear()
-        rig.stores[number]._arrivals.clear()
+        rig.wipe(number)
     q = rig.process()
     assert await q.load() == 2
     assert (await q.stack.scrub()).in_step
@@ -778,8 +775,7 @@ async def test_nobody_stays_fenced_for_what_is_damaged_wherever_it_is(rig: Rig) 
     await p.save(1, "draft")
     await p.save(2)
     await p.rest()
-    rig.stores[2].stored.clear()
-    rig.stores[2]._arrivals.clear()
+    rig.wipe(2)
     for store in rig.stores[:2]:
         state = await store.load("t", "draft")
         assert state is not None

@@ -141,8 +141,7 @@ async def test_two_at_once_copy_nothing_twice(rig: Rig) -> None:
 async def test_while_a_replica_is_fenced_it_begins_at_the_beginning_and_ends_the_fence(rig: Rig) -> None:
     p = rig.process(journal="p")
     await lost_by_one(rig, p)
-    rig.stores[2].stored.clear()
-    rig.stores[2]._arrivals.clear()
+    rig.wipe(2)
     q = rig.process(journal="q")
     scrub = asyncio.create_task(q.stack.scrub(rate=0.1))
     await q.rest(25)

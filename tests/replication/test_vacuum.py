@@ -39,11 +39,6 @@ async def everywhere(rig: Rig, thread: str = "t") -> list[list[int]]:
     return [list((await rig.marks(number, thread)).values()) for number in range(len(rig.stores))]
 
 
-def wipe(store: ReferenceCheckpointer) -> None:
-    store.stored.clear()
-    store._arrivals.clear()
-
-
 # -- what goes, and what stays ----------------------------------------------------------------------------------------
 
 
@@ -115,7 +110,7 @@ async def test_a_copy_in_a_rebuilt_replica_is_as_old_as_the_others(rig: Rig) -> 
     later(p, 40)
     await p.save(2, thread="young")
     await p.rest()
-    wipe(rig.stores[2])
+    rig.wipe(2)
     q = rig.process(ahead=40 * DAY)
     await q.load(thread="young")
     assert (await q.stack.scrub()).in_step
@@ -407,8 +402,8 @@ async def test_replicas_that_have_all_been_wiped_are_as_good_as_new(rig: Rig) ->
     p = rig.process(journal="p")
     await p.save(1)
     await p.rest()
-    for store in rig.stores:
-        wipe(store)
+    for number in range(3):
+        rig.wipe(number)
     await p.save(2, thread="u")
     await p.rest()
     p.cut(0, 1, 2)
@@ -448,7 +443,7 @@ async def test_of_lost_replicas_the_union_is_right(rig: Rig) -> None:
     await p.rest()
     await rig.stores[0].delete("t")
     await rig.stores[1].delete("u")
-    wipe(rig.stores[2])
+    rig.wipe(2)
     p.stack._heartbeats._last_fenced = p.clock.clock().monotonic()  # nobody looks again for a minute
     for replica in p.stack._replicas:
         replica.fenced = replica.lost = True
