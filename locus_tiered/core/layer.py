@@ -191,10 +191,15 @@ class Layer(BaseCheckpointer):
         raise NotImplementedError(f"{type(self).__name__} does not stamp saves")
 
     def _require(self, operation: Operation[Any]) -> None:
-        flag = operation.flag
-        if flag is not None and not (verdict := self.explain()[flag]):
+        if operation.flag is not None:
+            self._demand(operation.flag, f"{operation.name}()")
+
+    def _demand(self, flag: str, call: str, *, outcome: str = "") -> None:
+        """Raise :class:`CapabilityMissing` unless the capability is granted."""
+        verdict = self.explain()[flag]
+        if not verdict:
             raise CapabilityMissing(
-                f"{operation.name}() needs the capability {flag!r}, which {verdict.member} lacks: {verdict.reason}"
+                f"{call} needs the capability {flag!r}, which {verdict.member} lacks: {verdict.reason}{outcome}"
             )
 
     # -- the public face -----------------------------------------------------------------------------

@@ -20,13 +20,13 @@ from locus_tiered.core.ids import KEPT_DAYS, RESERVED
 from locus_tiered.core.leaf_rows import ALL
 from locus_tiered.core.operations import Load, Vacuum
 from locus_tiered.core.stamp import stamp_seconds
+from locus_tiered.core.units import DAY
 
 if TYPE_CHECKING:
     from locus_tiered.core.leaf import Leaf
 
 __all__ = ["vacuum"]
 
-_DAY = 86_400.0
 _SLACK_DAYS = 1
 """A backend's clock, and its idea of a day, may differ from ours by so much."""
 
@@ -62,7 +62,7 @@ async def _of_the_stack(leaf: Leaf, older_than_days: float) -> list[Checkpoint]:
         if thread is None or not thread.startswith(RESERVED):
             continue
         for entry in await leaf._read(thread, partial(leaf._entries, thread)):
-            age = 0.0 if entry.stamp is None else (now - stamp_seconds(entry.stamp)) / _DAY
+            age = 0.0 if entry.stamp is None else (now - stamp_seconds(entry.stamp)) / DAY
             if older_than_days - _SLACK_DAYS < age < KEPT_DAYS:
                 with suppress(CorruptCheckpoint):
                     checkpoint = await leaf.on_load(Load(thread, entry.id, entry.stamp))

@@ -6,7 +6,10 @@ import re
 
 from locus_tiered.core.errors import StackConfigError, shorten
 
-__all__ = ["parse_bytes", "parse_seconds", "positive_seconds", "show_bytes"]
+__all__ = ["DAY", "parse_bytes", "parse_seconds", "positive_seconds", "show_bytes"]
+
+DAY = 86_400.0
+"""Seconds."""
 
 _BYTES = {
     "": 1, "b": 1,
@@ -18,10 +21,10 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
 
 _SECONDS = {
     "": 1.0, "ms": 0.001, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0,
-    "h": 3600.0, "d": 86_400.0, "w": 604_800.0,
+    "h": 3600.0, "d": DAY, "w": 7 * DAY,
 }  # fmt: skip
 _SPAN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)")
-_MOST_SECONDS = 100 * 366 * 86_400.0
+_MOST_SECONDS = 100 * 366 * DAY
 
 
 def parse_bytes(value: int | str, what: str) -> int:

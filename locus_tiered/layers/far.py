@@ -21,6 +21,7 @@ from locus_tiered.core.ids import KEPT_DAYS, RESERVED
 from locus_tiered.core.layer import MOST, Layer
 from locus_tiered.core.operations import Delete, Head, ListCheckpoints, Load, Save
 from locus_tiered.core.stamp import is_stamp, looks_random, stamp_seconds
+from locus_tiered.core.units import DAY
 from locus_tiered.layers.pending import outlives, overlay
 from locus_tiered.layers.tombstones import Tombstones
 from locus_tiered.stores.journal_rows import PendingRow
@@ -28,7 +29,7 @@ from locus_tiered.stores.journal_rows import PendingRow
 __all__ = ["Far"]
 
 _MOST_IDS = 1024
-_OLD_SECONDS = KEPT_DAYS / 2 * 86_400
+_OLD_SECONDS = KEPT_DAYS / 2 * DAY
 
 
 class Far:

@@ -83,6 +83,9 @@ class _Afterwards:
 class Flusher:
     """Sends the rows of journals to one far store. ``delivered`` is awaited after rows of a thread were sent."""
 
+    advice = "see pending().dead_letters and retry_dead_letters()"
+    """What a user is told about rows that can never be applied."""
+
     def __init__(
         self,
         far: Far,
@@ -364,12 +367,8 @@ class Flusher:
             journal.index.bury(row, why)  # after a restart it is tried again
         emit("journal.dead_letter", self._name(), row.thread, operation=row.kind, error=why)
         logger.error(
-            "%s: a %s of thread %s can never be applied (%s). It is kept in the journal and can be read; see "
-            "pending().dead_letters and retry_dead_letters()",
-            self._name(),
-            row.kind,
-            shorten(row.thread),
-            why,
+            "%s: a %s of thread %s can never be applied (%s). It is kept in the journal: %s",
+            *(self._name(), row.kind, shorten(row.thread), why, self.advice),
         )
 
     async def _done(self, journal: Journal, *rows: PendingRow) -> None:

@@ -24,6 +24,7 @@ from locus_tiered.core.logs import logger_for
 from locus_tiered.core.operations import ListThreads, Load, Save
 from locus_tiered.core.signals import emit
 from locus_tiered.core.stamp import StampClock, stamp_seconds
+from locus_tiered.core.units import DAY
 from locus_tiered.layers.replica import Replica
 
 __all__ = ["Heartbeats"]
@@ -35,7 +36,7 @@ _EVERY, _EVERY_FENCED = 3600.0, 60.0
 _PATIENCE, _LONG_PATIENCE = 0.5, 5.0
 _GIVING = 0.2
 """Seconds that a process takes to give all replicas their first heartbeats."""
-_AWAY = KEPT_DAYS / 2 * 86_400.0
+_AWAY = KEPT_DAYS / 2 * DAY
 
 
 class _Look:

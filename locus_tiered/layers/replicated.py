@@ -28,7 +28,7 @@ from locus.memory.checkpointer import BaseCheckpointer
 from locus_tiered.core.capabilities import SINGLE_DELETES, Explanation, Verdict
 from locus_tiered.core.checkpoint import Entry
 from locus_tiered.core.clock import SYSTEM, Clock
-from locus_tiered.core.errors import CapabilityMissing, QuorumError, StackConfigError, shorten
+from locus_tiered.core.errors import QuorumError, StackConfigError, shorten
 from locus_tiered.core.ids import RESERVED
 from locus_tiered.core.lanes import Lanes
 from locus_tiered.core.layer import Layer, construction
@@ -180,6 +180,8 @@ class ReplicatedCheckpointer(ReplicatedMending):
             flag: Explanation.any_of(members, flag)
             for flag in ("search", "metadata_query", "list_with_metadata", "list_threads")
         }
+        if every["vacuum"] and not (lists := some["list_threads"]):
+            every["vacuum"] = Verdict(False, lists.member, f"no replica lists its threads: {lists.reason}")
         branching = Verdict(True, self.name, "loads, stamps anew and saves, oldest first")
         return members[0].but(branching=branching, **every, **some)
 
@@ -214,13 +216,9 @@ class ReplicatedCheckpointer(ReplicatedMending):
         return await self._lanes.change(key, save)
 
     async def on_delete(self, op: Delete) -> bool:
-        single = op.checkpoint_id is not None and not op.thread_id.startswith(RESERVED)
-        if single and not (verdict := self.explain()[SINGLE_DELETES]):
+        if op.checkpoint_id is not None and not op.thread_id.startswith(RESERVED):
             # A replica that cannot would keep it, and tell of it again.
-            raise CapabilityMissing(
-                f"delete() of one checkpoint needs the capability {SINGLE_DELETES!r}, which {verdict.member} lacks: "
-                f"{verdict.reason}; nothing was deleted"
-            )
+            self._demand(SINGLE_DELETES, "delete() of one checkpoint", outcome="; nothing was deleted")
         key = self._key(op.thread_id)
 
         async def delete() -> bool:

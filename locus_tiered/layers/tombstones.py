@@ -16,19 +16,20 @@ from collections.abc import Callable, Iterable, Mapping
 
 from locus.core.state import AgentState
 
+from locus_tiered.core.capabilities import SINGLE_DELETES
 from locus_tiered.core.checkpoint import Body, Checkpoint, Entry
 from locus_tiered.core.clock import Clock
 from locus_tiered.core.ids import KEPT_DAYS, RESERVED
 from locus_tiered.core.layer import MOST, Layer
 from locus_tiered.core.operations import Delete, Exists, ListCheckpoints, Load, Save
 from locus_tiered.core.stamp import stamp_seconds
+from locus_tiered.core.units import DAY
 
 __all__ = ["TOMBSTONES", "Tombstones", "buries", "graves_of"]
 
 TOMBSTONES = f"{RESERVED}tombstones"
 """The thread in which they are."""
 
-_DAY = 86_400.0
 _FEW = 2  # names that are asked for one by one rather than looked for in the list of all
 
 
@@ -76,7 +77,7 @@ class Tombstones:
         checkpoint = Checkpoint(self._place(name), name, stamp, {}, body)
         await self._inner.handle(Save(checkpoint.thread_id, None, name, None, checkpoint))
         now = self._clock.monotonic()
-        if self._tidies and (self._tidied_at is None or now - self._tidied_at >= _DAY):
+        if self._tidies and (self._tidied_at is None or now - self._tidied_at >= DAY):
             self._tidied_at = now
             await self.tidy()
 
@@ -97,10 +98,10 @@ class Tombstones:
         return found
 
     async def tidy(self) -> None:
-        """Remove those that nobody needs any more."""
-        if self._apart:
+        """Remove those that nobody needs any more, where the store can delete one by one."""
+        if self._apart or not self._inner.explain()[SINGLE_DELETES]:
             return
-        before = self._clock.wall() - KEPT_DAYS * _DAY
+        before = self._clock.wall() - KEPT_DAYS * DAY
         for entry in await self._inner.handle(ListCheckpoints(TOMBSTONES, MOST, ordered=True)):
             if entry.stamp is not None and stamp_seconds(entry.stamp) < before:
                 await self._inner.handle(Delete(TOMBSTONES, entry.id))

@@ -115,6 +115,8 @@ class ReplicaFar(Far):
 class ReplicaFlusher(Flusher):
     """Sends a replica's hints. That too few others could be asked about deletes is no failure of this one."""
 
+    advice = "the replica is not believed about the thread until scrub() has compared it"
+
     def failed(self, error: BaseException) -> None:
         before = self.failures
         super().failed(error)

@@ -49,7 +49,7 @@ from locus_tiered.core.operations import (
 from locus_tiered.core.signals import emit
 from locus_tiered.core.threads import threads
 from locus_tiered.core.traits import ORDINARY, Traits
-from locus_tiered.core.units import parse_bytes, positive_seconds, show_bytes
+from locus_tiered.core.units import DAY, parse_bytes, positive_seconds, show_bytes
 from locus_tiered.stores.base import Store, matching, row_of, same_value
 from locus_tiered.stores.filenames import UNSTAMPED, Named, quote_id
 from locus_tiered.stores.files import Damaged, Files
@@ -62,7 +62,6 @@ T = TypeVar("T")
 
 _SETTLE_SECONDS = 10.0
 _LEFT_OVER_SECONDS = 3600.0  # no write takes that long
-_DAY = 86_400
 _AFTER_EVICTION = 0.9  # of the budget
 
 
@@ -172,8 +171,8 @@ class DirectoryCheckpointer(Store):
             return sum(
                 self._files.drop(folder, named)
                 for _, folder, named in self._files.everything()
-                if (at := self._files.saved_at(folder, named)) < now - op.older_than_days * _DAY
-                and (at < now - KEPT_DAYS * _DAY or not self._is_ours(folder, named))
+                if (at := self._files.saved_at(folder, named)) < now - op.older_than_days * DAY
+                and (at < now - KEPT_DAYS * DAY or not self._is_ours(folder, named))
             )
 
         await self._on_disk("vacuum", None, self._files.sweep, self._clock.wall() - _LEFT_OVER_SECONDS)

@@ -38,12 +38,11 @@ from locus_tiered.core.operations import (
     Vacuum,
 )
 from locus_tiered.core.signals import emit
-from locus_tiered.core.units import parse_bytes, positive_seconds, show_bytes
+from locus_tiered.core.units import DAY, parse_bytes, positive_seconds, show_bytes
 from locus_tiered.stores.base import Store, matching, row_of, same_value
 
 __all__ = ["BoundedMemoryCheckpointer", "MemoryStats"]
 
-_DAY = 86_400
 
 OVERHEAD = 900
 """Bytes counted for a checkpoint beside its JSON text: the objects and the index around it (measured)."""
@@ -181,7 +180,7 @@ class BoundedMemoryCheckpointer(Store):
 
     async def on_vacuum(self, op: Vacuum) -> int:
         now = self._clock.wall()
-        before, kept = now - op.older_than_days * _DAY, now - KEPT_DAYS * _DAY  # a tombstone has to last
+        before, kept = now - op.older_than_days * DAY, now - KEPT_DAYS * DAY  # a tombstone has to last
         with self._lock:
             ages = [(key, self._peek(key).saved_at) for key in self._cache]
             old = [key for key, at in ages if at < (min(before, kept) if key[0].startswith(RESERVED) else before)]

@@ -24,9 +24,9 @@ from locus.core.protocols import CheckpointerCapabilities
 from locus.core.state import AgentState
 from locus.memory.checkpointer import BaseCheckpointer
 
-__all__ = ["ReferenceCheckpointer", "StoredText"]
+from locus_tiered.core.units import DAY
 
-_DAY = 86_400
+__all__ = ["ReferenceCheckpointer", "StoredText"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ class ReferenceCheckpointer(BaseCheckpointer):
         return None if found is None else self._row(thread_id, *found)
 
     async def vacuum(self, older_than_days: int = 30) -> int:
-        horizon = self._clock() - older_than_days * _DAY
+        horizon = self._clock() - older_than_days * DAY
         old = [key for key in self._arrivals if self.stored[key[0]][key[1]].arrived < horizon]
         for thread, checkpoint in old:
             self._drop(thread, checkpoint)

@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Sequence
 from random import Random
 
+from locus_tiered.core.units import DAY
 from locus_tiered.testing.fault_script import FaultKind
 from locus_tiered.testing.simulation_process import Process, World
 from locus_tiered.testing.simulation_world import Link
 
 __all__ = ["Nemesis"]
 
-_HOUR, _DAY = 3600.0, 86_400.0
+_HOUR = 3600.0
 _CUTS = (FaultKind.FAIL_BEFORE, FaultKind.FAIL_BEFORE, FaultKind.FAIL_AFTER, FaultKind.HANG, FaultKind.NONE_ON_OUTAGE)
 
 
@@ -103,8 +104,8 @@ class Nemesis:
                 each.partition(FaultKind.FAIL_BEFORE)
         await asyncio.sleep(self._random.choice((0.5, 5.0)))
         for process in self._processes:
-            process.clock.wall += days * _DAY
-            process.clock.monotonic += days * _DAY
+            process.clock.wall += days * DAY
+            process.clock.monotonic += days * DAY
         await asyncio.sleep(self._random.choice((2.0, 10.0)))
 
     async def _wipe(self) -> None:

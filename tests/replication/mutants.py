@@ -172,7 +172,7 @@ MUTANTS = (
     Mutant(
         "tombstones are purged at once",
         "layers.tombstones:Tombstones.tidy",
-        "before = self._clock.wall() - KEPT_DAYS * _DAY",
+        "before = self._clock.wall() - KEPT_DAYS * DAY",
         'before = float("inf")',
     ),
     Mutant(

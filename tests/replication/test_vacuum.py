@@ -5,9 +5,14 @@ from __future__ import annotations
 import asyncio
 import shutil
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest import TestCase
 
 import pytest
+from locus.core.protocols import CheckpointerCapabilities
+from locus.core.state import AgentState
 
 from locus_tiered import WriteBehindCheckpointer
 from locus_tiered.core.clock import SYSTEM, Clock
@@ -15,6 +20,7 @@ from locus_tiered.core.errors import BackendError, CapabilityMissing, QuorumErro
 from locus_tiered.core.ids import RESERVED
 from locus_tiered.core.leaf import Leaf
 from locus_tiered.core.stamp import StampClock
+from locus_tiered.layers.scrub_report import ScrubReport
 from locus_tiered.layers.tombstones import TOMBSTONES, Tombstones
 from locus_tiered.testing.fault_script import FaultKind, on
 from locus_tiered.testing.faults import FaultyCheckpointer
@@ -392,6 +398,78 @@ async def test_nobody_stays_fenced_for_what_a_replica_can_never_delete(rig: Rig)
     before = [len(link.calls) for link in q.links]
     await q.rest(300.0)
     assert [len(link.calls) for link in q.links] == before, "it is not tried again and again"
+
+
+@scenario
+async def test_old_tombstones_stay_where_they_cannot_be_deleted_one_by_one(rig: Rig) -> None:
+    rig.stores[2] = Whole()
+    p = rig.process(journal="p")
+    await p.save(1)
+    await p.stack.delete("t")
+    await p.rest()
+    held = await rig.stores[0].list_checkpoints(TOMBSTONES)
+    assert len(held) == 1
+    later(p, 40)
+    assert (await p.stack.scrub()).in_step
+    await p.rest()
+    assert [await store.list_checkpoints(TOMBSTONES) for store in rig.stores] == [held] * 3
+    assert all(replica.in_step for replica in p.stack._replicas), "a delete that never can be would be a dead letter"
+    assert await p.stack.scrub() == ScrubReport()
+
+
+class Choosy(Whole):
+    """Refuses saves for a while, for good each."""
+
+    refuses = False
+
+    async def save(self, state: AgentState, thread_id: str, *rest: Any, **more: Any) -> str:
+        if self.refuses and thread_id == "t":
+            raise NotImplementedError("not that one")
+        return await super().save(state, thread_id, *rest, **more)
+
+
+@scenario
+async def test_a_hint_that_can_never_be_delivered_is_told_of_and_a_comparison_ends_it(rig: Rig) -> None:
+    rig.stores[0] = store = Choosy()
+    p = rig.process(journal="p")
+    await p.save(1)
+    await p.rest()
+    store.refuses = True
+    with TestCase().assertLogs("locus_tiered.layers.flusher", "ERROR") as said:
+        await p.save(2)
+        await p.rest()
+    (line,) = said.output
+    assert "r0: a save of thread 't' can never be applied (CapabilityMissing)" in line
+    assert "until scrub() has compared it" in line
+    assert await p.load() == 2, "it is not believed"
+    assert not p.stack._replicas[0].in_step
+    store.refuses = False
+    assert (await p.stack.scrub()).copied == 1
+    assert await everywhere(rig) == [[2, 1]] * 3
+    assert p.stack._replicas[0].in_step
+
+
+class Unlisted(ReferenceCheckpointer):
+    """Does not list its threads."""
+
+    @property
+    def capabilities(self) -> CheckpointerCapabilities:
+        return replace(super().capabilities, list_threads=False)
+
+
+@scenario
+async def test_who_cannot_list_threads_cannot_vacuum_and_is_named(rig: Rig) -> None:
+    rig.stores = [Unlisted() for _ in range(3)]
+    p = rig.process()
+    await p.save(1)
+    verdict = p.stack.explain()["vacuum"]
+    assert (verdict.granted, verdict.member) == (False, "r0")
+    assert "lists its threads" in verdict.reason
+    assert not p.stack.capabilities.vacuum
+    with pytest.raises(CapabilityMissing, match=r"vacuum\(\) needs the capability 'vacuum', which r0 lacks"):
+        await p.stack.vacuum(0)
+    rig.stores[1] = ReferenceCheckpointer()
+    assert rig.process().stack.capabilities.vacuum, "one that lists them is enough"
 
 
 # -- when nobody knows better -----------------------------------------------------------------------------------------
