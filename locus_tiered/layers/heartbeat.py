@@ -53,6 +53,7 @@ class Heartbeats:
         self._last: float | None = None
         self._last_fenced = 0.0
         self._newest: float | None = None
+        self._asked_at: dict[Replica, float] = {}
         self._looks: PerLoop[_Look] = PerLoop(_Look)
 
     async def beat(self) -> None:
@@ -76,6 +77,14 @@ class Heartbeats:
         if self._is_short():
             await asyncio.wait([look.task])
 
+    async def look_at(self, replica: Replica, *, since: float) -> None:
+        """Look at a replica that nobody has looked at since then (monotonic seconds), and wait for what it says."""
+        look = self._looks.get()
+        while not replica.checked and self._asked_at.get(replica, -1.0) < since:
+            if look.task is None or look.task.done():
+                look.task = asyncio.get_running_loop().create_task(self._look([replica]))
+            await asyncio.wait([look.task])
+
     def _is_short(self) -> bool:
         return sum(replica.is_believed for replica in self._replicas) < self._needed
 
@@ -88,8 +97,8 @@ class Heartbeats:
 
     async def _look(self, replicas: Sequence[Replica]) -> None:
         reached = await self._ask(replicas)
-        if self._newest is not None and all(found is None for found in reached.values()):
-            # All that can be reached have lost theirs. If that is true of every replica, none is behind the others.
+        if self._newest is not None and len(reached) == len(replicas) and not any(reached.values()):
+            # All that were asked have lost theirs. If that is true of every replica, none is behind the others.
             rest = [replica for replica in self._replicas if replica not in reached]
             everybody = reached | (await self._ask(rest) if rest else {})
             if len(everybody) == len(self._replicas) and not any(everybody.values()):
@@ -133,6 +142,7 @@ class Heartbeats:
             for task in waiting:
                 task.cancel()
         reached: dict[Replica, float | None] = {}
+        self._asked_at |= dict.fromkeys(replicas, self._clock.monotonic())
         for task, replica in asked.items():
             if task in waiting:
                 replica.flusher.failed(TimeoutError())

@@ -53,7 +53,7 @@ def doubt_of(replica: Replica, key: str) -> str:
         return f"not looked at since it failed ({replica.flusher.last_error or 'at first'})"
     if key in replica.marked:
         return "missed more of the thread than was kept: not believed until that is compared"
-    return "a write to the thread is still under way" if replica.lags_behind(key) else "not asked"
+    return "a write to the thread is still under way" if key in replica.lagging else "not asked"
 
 
 async def ask_until(

@@ -17,6 +17,8 @@ import tempfile
 import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +30,7 @@ from locus_tiered.core.layer import Layer
 from locus_tiered.core.logs import logger_for
 from locus_tiered.core.operations import Delete, Operation, Save
 from locus_tiered.core.signals import emit
+from locus_tiered.layers.lagging import Lagging
 from locus_tiered.layers.latency import Latency
 from locus_tiered.layers.names import loses_index_rows
 from locus_tiered.layers.said import Said, hint_row, open_hints
@@ -84,7 +87,7 @@ class Replica:
         self.marked: dict[str, str] = {}
         """Threads of which it missed more writes than were kept, by key: not believed about them until they were
         compared."""
-        self._lagging: dict[str, list[asyncio.Task[Said]]] = {}
+        self.lagging = Lagging(self.marked.__setitem__)
         """Threads of which a write was acknowledged that is still under way here: not believed about them till then."""
         self.far = ReplicaFar(layer, clock, tombstones, compare, late)
         self.flusher = ReplicaFlusher(self.far, lambda: name, clock, delivered=self._delivered)
@@ -151,7 +154,7 @@ class Replica:
 
     def is_doubtful(self, key: str) -> bool:
         """Whether nobody knows what it has missed of the thread."""
-        return not self.is_believed or key in self.marked or self.lags_behind(key)
+        return not self.is_believed or key in self.marked or key in self.lagging
 
     @property
     def checked(self) -> bool:
@@ -166,31 +169,6 @@ class Replica:
     def is_believed(self) -> bool:
         """Whether it is believed at all."""
         return self.checked and not (self.fenced or self.has_holes or self.is_unread)
-
-    def lags_behind(self, key: str) -> bool:
-        """Whether a write to the thread that was acknowledged is still under way here."""
-        writes = self._lagging.get(key)
-        if not writes:
-            return False
-        return any(not write.done() for write in writes)
-
-    def lags(self, key: str, thread_id: str, write: asyncio.Task[Said]) -> None:
-        """A write to the thread was acknowledged without this replica, where it is still under way.
-
-        Should it never end, because its event loop does, nobody knows what the replica has.
-        """
-        self._lagging.setdefault(key, []).append(write)
-
-        def ended(_: asyncio.Task[Said]) -> None:
-            if write.cancelled():
-                self.marked[key] = thread_id
-            writes = self._lagging.get(key, [])
-            if write in writes:
-                writes.remove(write)
-            if not writes:
-                self._lagging.pop(key, None)
-
-        write.add_done_callback(ended)
 
     async def is_compared(self, key: str) -> None:
         """The thread was compared with the other replicas, and mended."""
@@ -208,7 +186,7 @@ class Replica:
     def in_step(self) -> bool:
         """Whether it is not known to have missed anything."""
         journal = self.hints
-        if not self.is_believed or self.marked or any(self.lags_behind(key) for key in list(self._lagging)):
+        if not self.is_believed or self.marked or self.lagging:
             return False
         return journal is None or not (journal.index.rows or journal.index.dead)
 
@@ -270,14 +248,43 @@ class Replica:
                 return await self._missed(key, op, stamp, None)
             if journal is not None and journal.index.unsent(key):
                 await self.flusher.deliver(journal, key)  # what it missed goes first
-            if await is_a_lesser_tombstone(self.layer, op, stamp):
-                return Said(self, took=True)
-            result, newer = await self._now(key, op, stamp), ""
-            if isinstance(op, Delete):
-                result, newer = result
+            return await self._take(key, op, stamp)
         except (LocusTieredError, OSError) as error:
             return await self._missed(key, op, stamp, error)
+
+    async def _take(self, key: str, op: Save | Delete, stamp: str) -> Said:
+        if await is_a_lesser_tombstone(self.layer, op, stamp):
+            return Said(self, took=True)
+        result, newer = await self._now(key, op, stamp), ""
+        if isinstance(op, Delete):
+            result, newer = result
         return Said(self, took=True, result=result, newer=newer)
+
+    async def catch_up(self, key: str, op: Save | Delete, stamp: str, missed: Said) -> Said:
+        """Write what became a hint because it is being left alone, after the hints before it."""
+        self._writing[key] += 1
+        try:
+            return await self.flusher.lanes.change(key, lambda: self._catch_up(key, op, stamp, missed))
+        finally:
+            self._writing -= Counter((key,))
+
+    async def _catch_up(self, key: str, op: Save | Delete, stamp: str, missed: Said) -> Said:
+        journal = self.hints
+        if journal is None:
+            return missed
+        rows = [row for row in journal.index.unsent(key) if row.kind != "scrub"]
+        ours = [row for row in rows if row.stamp == stamp]
+        try:
+            if len(ours) < len(rows):
+                await self.flusher.deliver(journal, key)
+                if ours:
+                    return missed if set(ours) & set(journal.index.of(key)) else Said(self, took=True)
+            said = await self._take(key, op, stamp)
+        except (LocusTieredError, OSError) as error:
+            return replace(missed, error=error)
+        with suppress(JournalError):  # else it is sent once more
+            await journal.drop(ours)
+        return said
 
     async def _now(self, key: str, op: Save | Delete, stamp: str | None = None) -> Any:
         """Have the replica do it; with ``stamp``, a delete leaves what is newer (see ``delete_up_to``)."""

@@ -40,12 +40,12 @@ from locus_tiered.core.units import parse_bytes, show_bytes
 from locus_tiered.layers.order import warn_about_order
 from locus_tiered.layers.quorum import described
 from locus_tiered.layers.replica import Replica
-from locus_tiered.layers.replicated_mending import ReplicatedMending
 from locus_tiered.layers.replicated_options import Read, WriteQuorum, named_replicas, votes_needed
 from locus_tiered.layers.replicated_vacuum import vacuum
-from locus_tiered.layers.said import Said, hints_path
+from locus_tiered.layers.replicated_writes import ReplicatedWrites
+from locus_tiered.layers.said import hints_path
 from locus_tiered.layers.tombstones import Tombstones
-from locus_tiered.stores.journal import check_journal_path, key_of
+from locus_tiered.stores.journal import check_journal_path
 
 __all__ = ["ReplicatedCheckpointer"]
 
@@ -58,7 +58,7 @@ _ROUNDS = 4
 """How often a delete goes after what is saved above it meanwhile."""
 
 
-class ReplicatedCheckpointer(ReplicatedMending):
+class ReplicatedCheckpointer(ReplicatedWrites):
     """N stores, one answer.
 
     Args:
@@ -267,78 +267,6 @@ class ReplicatedCheckpointer(ReplicatedMending):
         if op.thread_id.startswith(RESERVED):
             return False
         return op.checkpoint_id is None or (key, op.checkpoint_id) not in self._iterations
-
-    async def _to_all(self, key: str, op: Save | Delete, stamp: str) -> list[Said]:
-        """Write to all replicas; returns at the quorum, and lets the rest go on.
-
-        Raises :class:`QuorumError` when the quorum cannot be reached any more.
-        """
-        await self._ready()
-        tasks = {self._in_background(replica.write(key, op, stamp)): replica for replica in self._replicas}
-        for task, replica in tasks.items():
-            self._writes[task] = (replica, key, op, stamp)
-            task.add_done_callback(self._writes.pop)
-        said: list[Said] = []
-        waiting = set(tasks)
-        while waiting:
-            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            said += [task.result() for task in tasks if task in done]
-            votes = sum(each.vote for each in said)
-            kept = sum(each.kept for each in said) if self._hint_is_needed else len(tasks)
-            if votes >= self._votes and kept >= len(tasks):
-                for task in waiting:
-                    tasks[task].lags(key, op.thread_id, task)
-                return said
-            if self._hint_is_needed and votes >= self._votes and waiting:
-                waiting = await self._hint_the_slow(key, op, stamp, {task: tasks[task] for task in waiting}, said)
-                if not waiting and all(each.kept for each in said):
-                    return said
-            if votes + len(waiting) < self._votes:
-                break
-        known = {replica.name: "no answer yet" for replica in self._replicas}
-        known |= {each.replica.name: str(each) for each in said}
-        what_to_do = self._what_to_do()
-        if sum(each.vote for each in said) >= self._votes:
-            what_to_do = "A hint is needed for the others, and none could be kept: make room where the journal is"
-        raise QuorumError(
-            f"{self.name}: {op.name} of thread {shorten(op.thread_id)} was taken by {sum(e.vote for e in said)} of "
-            f"{len(tasks)} replicas, {self._votes} are needed ({described(known)}). It was not acknowledged and may or "
-            f"may not take effect; what was acknowledged before is safe. {what_to_do}",
-            known=known,
-            member=self.name,
-            operation=op.name,
-        )
-
-    async def _hint_the_slow(
-        self,
-        key: str,
-        op: Save | Delete,
-        stamp: str,
-        slow: dict[asyncio.Task[Said], Replica],
-        said: list[Said],
-    ) -> set[asyncio.Task[Said]]:
-        """Of two replicas one has voted: the other gets a little time, then a durable hint stands in for it."""
-        patience = max(2 * replica.latency.p95(op.name) for replica in slow.values())
-        done, waiting = await asyncio.wait(slow, timeout=patience)
-        said += [task.result() for task in slow if task in done]
-        for task in [each for each in slow if each in waiting]:
-            replica = slow[task]
-            replica.stood_in.add((key, stamp))
-            row = await replica.hint(key, op, stamp, attempted=True)
-            if row is None:
-                replica.stood_in.discard((key, stamp))
-                return set(waiting)
-            said.append(Said(replica, took=False, hinted=True))
-            replica.lags(key, op.thread_id, task)
-            task.add_done_callback(partial(self._not_needed, replica, row))
-        return set()
-
-    def _not_needed(self, replica: Replica, row: Any, ended: asyncio.Task[Said]) -> None:
-        """The slow replica took it after all: its hint can go."""
-        replica.stood_in.discard((key_of(row), row.stamp))
-        journal = replica.hints
-        if not ended.cancelled() and ended.exception() is None and ended.result().took and journal is not None:
-            self._in_background(journal.drop([row]))
 
     # -- the other changes ---------------------------------------------------------------------------
 

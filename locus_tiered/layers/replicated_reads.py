@@ -352,15 +352,15 @@ class ReplicatedReads(ReplicatedBase, base=True):
 
         async def exists(replica: Replica) -> bool:
             last = last_word(replica.rows(key), wanted)
-            if last is not None and last.kind == "save":
+            deleted = self._graves.stamp_of(key, wanted)
+            if last is not None and last.kind == "save" and last.stamp > deleted:
                 if not by_quorum or op.thread_id.startswith(RESERVED):
                     return True
                 return await self._copy(replica, Load(op.thread_id, wanted), wanted, key) is not None
-            deleted = self._graves.stamp_of(key, wanted)
             if last is not None and last.kind == "delete":
                 if last.id is not None and looks_random(wanted):
                     return False
-                deleted = last.stamp
+                deleted = max(deleted, last.stamp)
             if not deleted:
                 return await replica.ask(op)
             found = await replica.ask(Load(op.thread_id, wanted))

@@ -45,6 +45,11 @@ class Said:
         return self.took and not self.replica.fenced
 
     @property
+    def is_left_alone(self) -> bool:
+        """Whether nobody has even tried: a hint waits for it, because the replica has failed before."""
+        return self.hinted and not self.took and self.error is None
+
+    @property
     def kept(self) -> bool:
         """Whether the write is safe for this replica: it has it, or a hint waits for it."""
         return self.took or self.hinted

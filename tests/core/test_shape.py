@@ -19,6 +19,7 @@ from locus_tiered.layers.replicated_base import ReplicatedBase
 from locus_tiered.layers.replicated_mending import ReplicatedMending
 from locus_tiered.layers.replicated_reads import ReplicatedReads
 from locus_tiered.layers.replicated_rows import ReplicatedRows
+from locus_tiered.layers.replicated_writes import ReplicatedWrites
 from locus_tiered.layers.write_behind_deletes import WriteBehindDeletes
 from locus_tiered.layers.write_behind_life import WriteBehindLife
 from locus_tiered.layers.write_behind_reads import WriteBehindReads
@@ -66,6 +67,7 @@ WITH_A_MEMORY = subclasses(DispatchingLayer) - {
     ReplicatedBase,
     ReplicatedMending,
     ReplicatedReads,
+    ReplicatedWrites,
     ReplicatedRows,
     WriteBehindLife,
     WriteBehindReads,

@@ -122,7 +122,7 @@ MUTANTS = (
     Mutant(
         "a replica is read from while a write to it hangs",
         "layers.replica:Replica.is_doubtful",
-        " or self.lags_behind(key)",
+        " or key in self.lagging",
         "",
     ),
     Mutant(

@@ -417,7 +417,7 @@ async def test_old_tombstones_stay_where_they_cannot_be_deleted_one_by_one(rig: 
     assert await p.stack.scrub() == ScrubReport()
 
 
-class Choosy(Whole):
+class Choosy(ReferenceCheckpointer):
     """Refuses saves for a while, for good each."""
 
     refuses = False
@@ -438,11 +438,15 @@ async def test_a_hint_that_can_never_be_delivered_is_told_of_and_a_comparison_en
     with TestCase().assertLogs("locus_tiered.layers.flusher", "ERROR") as said:
         await p.save(2)
         await p.rest()
-    (line,) = said.output
+    line = said.output[0]
     assert "r0: a save of thread 't' can never be applied (CapabilityMissing)" in line
     assert "until scrub() has compared it" in line
     assert await p.load() == 2, "it is not believed"
     assert not p.stack._replicas[0].in_step
+    await p.save(3, "draft")
+    await p.rest()
+    assert await p.stack.delete("t", "draft")
+    assert not await p.stack.exists("t", "draft"), "whatever the hint says"
     store.refuses = False
     assert (await p.stack.scrub()).copied == 1
     assert await everywhere(rig) == [[2, 1]] * 3

@@ -1,7 +1,8 @@
 """Three real replicas under load, each killed, stopped, cut off and wiped in turn: ``make test-replication``.
 
 Two processes save 50 checkpoints a second to SeaweedFS, PostgreSQL and Valkey, load and delete in between, while one
-replica after the other goes away in one way after the other and comes back. After a wipe an operator calls ``scrub()``
+replica after the other goes away in one way after the other and comes back. The processes are killed as well (-9), in
+the midst of saves and with hints waiting, and live again on what they left. After a wipe an operator calls ``scrub()``
 in both, under full load; where the servers of one machine cannot bear both, under a fifth of it. Then everything is
 healed, and the history of every operation is judged together with what each store holds.
 
@@ -19,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from locus_tiered.testing.history import Event, holdings, read_history, threads_of
 from locus_tiered.testing.history_check import Problem, check_history
@@ -36,15 +37,17 @@ _MOST_REBUILDING = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Something that happens to one replica."""
+    """Something that happens to one replica, and to a process while the replica is away."""
 
     site: str
     fault: Fault
+    crash: Literal["a", "b"] | None = None
 
 
 def every_fault() -> list[Step]:
-    """Every fault at every replica."""
-    return [Step(site, fault) for fault in FAULTS for site in ("s3", "pg", "valkey")]
+    """Every fault at every replica; twice at each of them, a process is killed as well."""
+    crashes: dict[Fault, Literal["a", "b"]] = {"killed": "b", "cut off": "a"}
+    return [Step(site, fault, crashes.get(fault)) for fault in FAULTS for site in ("s3", "pg", "valkey")]
 
 
 @dataclass(slots=True)
@@ -56,6 +59,8 @@ class Figures:
     slow: float = 0.0
     """Seconds of that under a fifth of the load."""
     saves_slow: int = 0
+    crashes: int = 0
+    """How often a process was killed."""
     operations: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
     saves: int = 0
@@ -89,9 +94,11 @@ class Figures:
                 f"{self.slow:.1f} s at a fifth; {full:.1f} saves/s at full load",
                 f"operations            {self.operations} ({kinds})",
                 f"saves                 {self.saves}: {self.acknowledged} acknowledged, {self.unknown} unknown",
+                f"processes killed      {self.crashes}",
                 f"reads that failed     {self.reads_failed} (errors of all kinds: {raised})",
                 f"slowest               {slow}",
-                f"hinted                {self.hinted} writes, sent within {self.hints_sent:.1f} s of the end",
+                f"hinted                {self.hinted} writes by those who lived to the end, all sent within "
+                f"{self.hints_sent:.1f} s of it",
                 f"copied                {self.copied_meanwhile} under load, {self.copied} at the end",
                 f"time to converge      {self.converged:.1f} s, of that {self.looked_late:.1f} s until writes carried "
                 "out late were looked for",
@@ -126,8 +133,10 @@ async def prove(
         began = clock()
         await asyncio.sleep(min(1.0, seconds / 10))
         for place, step in enumerate(steps, 1):
-            say(f"{clock() - began:6.1f} s  {step.site} is {step.fault}")
-            await _suffer(rig.sites[step.site], step.fault, hold)
+            crashes = f", and process {step.crash} is killed" if step.crash else ""
+            say(f"{clock() - began:6.1f} s  {step.site} is {step.fault}{crashes}")
+            await _suffer(rig.sites[step.site], step, hold, processes)
+            figures.crashes += step.crash is not None
             if step.fault == "wiped":
                 since = clock()
                 figures.copied_meanwhile += await _rebuild(processes, slow, say)
@@ -139,7 +148,7 @@ async def prove(
         figures.seconds = clock() - began
         say(f"{clock() - began:6.1f} s  no more load, all replicas are back")
         await _heal(figures, processes, say)
-        events = read_history(*(process.history for process in processes))
+        events = read_history(*(file for process in processes for file in process.histories))
         held = [
             event for site in rig.sites.values() for event in await holdings(site.bare, site.name, threads_of(events))
         ]
@@ -153,12 +162,17 @@ async def prove(
     return figures
 
 
-async def _suffer(site: Site, fault: Fault, hold: float) -> None:
-    await asyncio.to_thread(site.begin, fault)
+async def _suffer(site: Site, step: Step, hold: float, processes: Sequence[Process]) -> None:
+    await asyncio.to_thread(site.begin, step.fault)
     try:
         await asyncio.sleep(hold)
+        for process in processes:
+            if process.name == step.crash:  # hints wait by now
+                await process.crash()
+                await process.told("load")
+                await asyncio.sleep(hold)
     finally:
-        await asyncio.to_thread(site.end, fault)
+        await asyncio.to_thread(site.end, step.fault)
 
 
 async def _rebuild(processes: Sequence[Process], slow: list[tuple[float, float]], say: Callable[[str], None]) -> int:

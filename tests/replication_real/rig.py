@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -141,9 +141,18 @@ class Rig:
 
     async def process(self, name: str, *, read: str, rate: float, seed: int) -> Process:
         """Start a process; ended with the rig if it has not ended before."""
-        history = self.directory / f"{name}.jsonl"
+        process = Process(self, name, read, rate, seed)
+        self._exits.push_async_callback(process.reap)
+        await process.start()
+        return process
+
+    async def spawn(self, name: str, life: str, since: float | None, read: str, rate: float, seed: int) -> _Child:
+        """One life of a process: it finds the hints that the one before has left."""
+        history = self.directory / f"{life}.jsonl"
         options = {
-            "process": name,
+            "process": life,
+            "agents": name,
+            "since": since,
             "read": read,
             "rate": rate,
             "seed": seed,
@@ -151,48 +160,77 @@ class Rig:
             "journal": str(self.directory / f"hints-{name}"),
             "history": str(history),
         }
-        log = (self.directory / f"{name}.log").open("wb")
-        self._exits.callback(log.close)
+        log = self.directory / f"{life}.log"
         child = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tests.replication_real.worker", json.dumps(options),
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            stderr=self._exits.enter_context(log.open("wb")),
             cwd=Path(__file__).parents[2], env=os.environ | {"AWS_EC2_METADATA_DISABLED": "true"},
         )  # fmt: skip
-        process = Process(name, child, history, self.directory / f"{name}.log")
-        self._exits.push_async_callback(process.reap)
-        return process
+        return _Child(child, history, log)
+
+
+@dataclass(slots=True)
+class _Child:
+    process: asyncio.subprocess.Process
+    history: Path
+    log: Path
 
 
 @dataclass(slots=True)
 class Process:
-    """A worker, from outside."""
+    """A worker, from outside: it may be killed, and lives again."""
 
+    rig: Rig
     name: str
-    child: asyncio.subprocess.Process
-    history: Path
-    log: Path
+    read: str
+    rate: float
+    seed: int
+    lives: list[_Child] = field(default_factory=list)
     ended: bool = False
+
+    @property
+    def histories(self) -> list[Path]:
+        """One file for each life."""
+        return [life.history for life in self.lives]
+
+    async def start(self) -> None:
+        """Begin a life."""
+        life = self.name if not self.lives else f"{self.name}{len(self.lives) + 1}"
+        since = clock() if self.lives else None
+        self.lives.append(await self.rig.spawn(self.name, life, since, self.read, self.rate, self.seed))
+
+    async def crash(self) -> None:
+        """kill -9 in the midst of whatever it is doing; and another life, which makes up for the saves it missed."""
+        self.lives[-1].process.kill()
+        await self.lives[-1].process.wait()
+        await self.start()
 
     async def told(self, order: str, *, within: float = 60.0) -> dict[str, Any]:
         """Give an order and wait for the answer."""
         self.ended = order == "end"
-        assert self.child.stdin is not None and self.child.stdout is not None
-        self.child.stdin.write(f"{order}\n".encode())
-        await self.child.stdin.drain()
-        line = await asyncio.wait_for(self.child.stdout.readline(), within)
-        assert line, f"process {self.name} ended: {self.log.read_text()[-3000:]}"
+        child = self.lives[-1].process
+        assert child.stdin is not None and child.stdout is not None
+        child.stdin.write(f"{order}\n".encode())
+        await child.stdin.drain()
+        line = await asyncio.wait_for(child.stdout.readline(), within)
+        assert line, f"process {self.name} ended: {self.lives[-1].log.read_text()[-3000:]}"
         answer: dict[str, Any] = json.loads(line)
         return answer
 
     async def reap(self) -> None:
+        if not self.lives:
+            return
+        child = self.lives[-1].process
         try:
-            await asyncio.wait_for(self.child.wait(), 0 if not self.ended else 10)
+            await asyncio.wait_for(child.wait(), 0 if not self.ended else 10)
         except TimeoutError:
-            self.child.kill()
-            await self.child.wait()
-        transport = getattr(self.child, "_transport", None)
-        if transport is not None:
-            transport.close()
+            child.kill()
+            await child.wait()
+        for life in self.lives:
+            transport = getattr(life.process, "_transport", None)
+            if transport is not None:
+                transport.close()
 
 
 def clock() -> float:

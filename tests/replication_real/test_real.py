@@ -5,6 +5,7 @@ The long form, with every fault at every replica, is ``make test-replication``.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from locus_tiered.testing.history import read_history, threads_of
 from locus_tiered.testing.history_check import check_history
 from tests.replication_real.prove import Step, every_fault, prove
 
-STEPS = [Step("valkey", "killed"), Step("pg", "stopped"), Step("s3", "cut off"), Step("valkey", "wiped")]
+STEPS = [Step("valkey", "killed"), Step("pg", "stopped", "b"), Step("s3", "cut off"), Step("valkey", "wiped")]
 
 
 @pytest.mark.timeout(180)
@@ -25,11 +26,12 @@ async def test_one_fault_of_each_kind(tmp_path: Path):
     assert figures.unhealed == [], story
     assert figures.acknowledged > 50, story
     assert figures.hinted > 0, story
+    assert figures.crashes == 1 and (tmp_path / "b2.jsonl").stat().st_size > 0, story
     assert figures.kinds["delete"] > 0
     assert figures.kinds["load"] > 0
 
     # The same files, without one of the saves: what all three stores hold of it is noticed.
-    events = read_history(tmp_path / "a.jsonl", tmp_path / "b.jsonl")
+    events = read_history(*(tmp_path / f"{life}.jsonl" for life in ("a", "b", "b2")))
     held = read_history(tmp_path / "holdings.jsonl")
     assert set(threads_of(held)) >= set(threads_of(events))
     kept = next(seen for event in held for seen in event.listed or ())
@@ -47,3 +49,4 @@ def test_the_long_form_does_everything_to_everybody():
     assert len(steps) == len(set(steps)) == 12
     assert {step.fault for step in steps} == {"killed", "stopped", "cut off", "wiped"}
     assert {step.site for step in steps} == {"s3", "pg", "valkey"}
+    assert Counter(step.crash for step in steps) == {None: 6, "a": 3, "b": 3}

@@ -69,11 +69,15 @@ def backends(options: dict[str, Any]) -> dict[str, BaseCheckpointer]:
 class Agents:
     """Many agents of one process: turns on its own threads, looks at everybody's, now and then a delete."""
 
-    def __init__(self, checkpointer: BaseCheckpointer, process: str, seed: int, rate: float) -> None:
+    def __init__(
+        self, checkpointer: BaseCheckpointer, name: str, process: str, seed: int, rate: float, since: float | None
+    ) -> None:
         self.checkpointer, self.process, self.rate = checkpointer, process, rate
+        self.since = since
+        """The load makes up for what was missed since then, at most ``MOST_MISSED``."""
         self.random = Random(f"{process}/{seed}")
-        self.own = [f"{process}-{number}" for number in range(THREADS)]
-        self.others = [f"{other}-{number}" for other in "ab" if other != process for number in range(THREADS)]
+        self.own = [f"{name}-{number}" for number in range(THREADS)]
+        self.others = [f"{other}-{number}" for other in "ab" if other != name for number in range(THREADS)]
         self.busy: set[str] = set()
         self.known: dict[str, list[str]] = {}
         self.marks = 0
@@ -154,7 +158,8 @@ class Agents:
     async def run(self, stop: asyncio.Event) -> None:
         """Turns, begun at such a pace that ``rate`` saves a second come of them; see ``MOST_MISSED``."""
         tasks: set[asyncio.Task[None]] = set()
-        due = time.monotonic()
+        now = time.monotonic()
+        due = now if self.since is None else max(self.since, now - MOST_MISSED)
         while not stop.is_set():
             wait = due - time.monotonic()
             if wait > 0:
@@ -205,7 +210,14 @@ class Worker:
             # other saved), the SDK's key-value adapter forgets what it has acknowledged, until the next comparison.
             strict=False,
         )
-        self.agents = Agents(self.checkpointer, options["process"], options["seed"], options["rate"])
+        self.agents = Agents(
+            self.checkpointer,
+            options["agents"],
+            options["process"],
+            options["seed"],
+            options["rate"],
+            options["since"],
+        )
         self.signals: Counter[str] = Counter()
         self.stop = asyncio.Event()
         self.load: asyncio.Task[None] | None = None
