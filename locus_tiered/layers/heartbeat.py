@@ -46,13 +46,16 @@ class _Look:
 
 
 class Heartbeats:
-    """The heartbeats of some replicas. ``needed``: so many must be believed for anything to be answered."""
+    """The heartbeats of replicas, of which ``votes`` acknowledge a write and ``noes`` say that there is nothing."""
 
-    def __init__(self, replicas: Sequence[Replica], clock: Clock, stamps: StampClock, needed: int) -> None:
-        self._replicas, self._clock, self._stamps, self._needed = replicas, clock, stamps, needed
+    def __init__(self, replicas: Sequence[Replica], clock: Clock, stamps: StampClock, votes: int, noes: int) -> None:
+        self._replicas, self._clock, self._stamps = replicas, clock, stamps
+        self._least, self._needed = min(votes, noes), max(votes, noes)
         self._last: float | None = None
         self._last_fenced = 0.0
         self._newest: float | None = None
+        self._till_then: set[Replica] = set()
+        """Believed although others, that cannot be reached yet, may have heartbeats that it should have too."""
         self._asked_at: dict[Replica, float] = {}
         self._looks: PerLoop[_Look] = PerLoop(_Look)
 
@@ -106,6 +109,8 @@ class Heartbeats:
                 for replica in everybody:
                     replica.fenced = True  # until it has taken a new one: nothing is also what an outage may answer
         self._newest = max((found for found in (self._newest, *reached.values()) if found is not None), default=None)
+        if self._newest is None and len(reached) < self._least:
+            return  # too few to acknowledge anything, or to say no: perhaps those that cannot be reached know better
         new = await self._empty_beside_others(reached) if self._newest is None else set()
         absent = [replica for replica, found in reached.items() if found is None]
         beginning = self._newest is not None and bool(absent) and not await self._holds_anything()
@@ -120,9 +125,19 @@ class Heartbeats:
                 giving.append(replica)
             else:
                 replica.fenced = replica.is_known_away = replica.lost = False
-        await asyncio.gather(*(self.give(replica) for replica in giving))
+        if self._newest is None and len(reached) < self._needed:
+            # Perhaps those that cannot be reached know better: they are believed till then, and get no heartbeat.
+            for replica in giving:
+                replica.fenced = False
+            self._till_then.update(giving)
+        else:
+            await asyncio.gather(*(self.give(replica) for replica in giving))
         for replica in reached:
             replica.checked = True
+        if self._newest is not None:
+            for replica in self._till_then.difference(reached):
+                replica.checked = False
+            self._till_then.clear()
 
     def _was_away(self, found: float | None) -> bool:
         return self._newest is not None and (found is None or self._newest - found > _AWAY)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -250,13 +251,21 @@ class ReplicatedCheckpointer(ReplicatedWrites):
         return await self._lanes.change(key, delete)
 
     async def _lay(self, op: Delete, stamp: str) -> None:
+        """Leave the tombstone; where too few replicas take it, the delete is not acknowledged.
+
+        It goes to all of them nevertheless, as hints at least: the tombstone may reach all of them by and by, and would
+        take what it buries days later, when some replica is mended.
+        """
         try:
             await self.tombstones.lay(op.thread_id, op.checkpoint_id, stamp)
         except QuorumError as error:
+            self._graves.dig(self._key(op.thread_id), op.checkpoint_id, stamp)
+            with suppress(QuorumError):
+                await self._to_all(self._key(op.thread_id), op, stamp)
             raise QuorumError(
-                f"{self.name}: delete of thread {shorten(op.thread_id)} was not carried out: too few replicas took the "
-                f"note of it that keeps it deleted ({described(error.known)}). It was not acknowledged and may or may "
-                f"not take effect. {self._what_to_do()}",
+                f"{self.name}: delete of thread {shorten(op.thread_id)} was not acknowledged: too few replicas took "
+                f"the note of it that keeps it deleted ({described(error.known)}). It may or may not take effect. "
+                f"{self._what_to_do()}",
                 known=error.known,
                 member=self.name,
                 operation=op.name,

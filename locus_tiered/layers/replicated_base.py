@@ -63,7 +63,7 @@ class ReplicatedBase(ReplicatedRows, base=True):
         self._graves = Graves()
         self._conflicts = Conflicts(lambda: self.name)
         self._hedge = HedgeBudget()
-        self._heartbeats = Heartbeats(self._replicas, self._clock, self._stamps, max(votes, self._noes))
+        self._heartbeats = Heartbeats(self._replicas, self._clock, self._stamps, votes, self._noes)
         self._is_ready: PerLoop[_Ready] = PerLoop(_Ready)
         self._openings: Flights[None] = Flights()
 

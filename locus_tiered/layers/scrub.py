@@ -3,7 +3,7 @@
 Identity and order are compared first (ids and stamps, one listing per replica); states travel only where something
 is missing. The rules, per thread:
 
-* what a tombstone has buried is deleted wherever it still is;
+* what a tombstone has buried is deleted wherever it still is, also where all of them have it: who deleted it died;
 * an iteration save that is older than the thread's newest checkpoint is deleted, not copied: the crash was survived;
 * everything else that any believed replica has (where those are too few: also any that was away) is copied to those
   that lack it, oldest first, from a replica whose copy is intact (its digest is verified when it is read);
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ from locus_tiered.core.operations import ListThreads
 from locus_tiered.layers.scrub_report import Progress, ScrubReport
 from locus_tiered.layers.scrub_steps import side_by_side
 from locus_tiered.layers.scrub_thread import compare_thread
-from locus_tiered.layers.tombstones import TOMBSTONES
+from locus_tiered.layers.tombstones import TOMBSTONES, Names
 
 if TYPE_CHECKING:
     from locus_tiered.layers.replicated import ReplicatedCheckpointer
@@ -49,6 +50,8 @@ class _Way:
     progress: Callable[[Progress], None] | None
     rate: float | None
     reached: str | None = None
+    names: Names = frozenset()
+    """Of all tombstones."""
 
 
 class Scrubber:
@@ -89,6 +92,8 @@ class Scrubber:
         everything = sorted(await self._threads(report) | missed)
         for thread_id in sorted({TOMBSTONES, *reserved}):
             await self._thread(thread_id, report, deep=True)  # who cannot read them compares nothing
+        with suppress(LocusTieredError):  # too few answer: what the replicas differ in is mended all the same
+            way.names = await self._owner.tombstones.names()
         await self._several([thread for thread in everything if start is None or thread > start], report, way)
         # What is damaged wherever it is cannot be mended by waiting: nobody stays fenced for it.
         if start is None and not report.unreachable:
@@ -104,7 +109,7 @@ class Scrubber:
         async def compare(place: int) -> None:
             if way.rate is not None and place > 0:
                 await self._owner._clock.sleep(1 / way.rate)
-            await self._thread(todo[place], report, deep=way.deep)
+            await self._thread(todo[place], report, deep=way.deep, names=way.names)
 
         def done(place: int) -> None:
             way.reached = todo[place]
@@ -150,14 +155,14 @@ class Scrubber:
         await self._thread(thread_id, report, deep=thread_id.startswith(RESERVED))
         return report
 
-    async def _thread(self, thread_id: str, report: ScrubReport, *, deep: bool) -> None:
+    async def _thread(self, thread_id: str, report: ScrubReport, *, deep: bool, names: Names = frozenset()) -> None:
         """Compare a thread when nobody else in this event loop does: two at once would copy everything twice."""
         key, comparing = self._owner._key(thread_id), self._comparing.get()
         while key in comparing:
             await asyncio.wait({comparing[key]})
         comparing[key] = ended = asyncio.get_running_loop().create_future()
         try:
-            await compare_thread(self._owner, thread_id, report, deep=deep)
+            await compare_thread(self._owner, thread_id, report, deep=deep, names=names)
         finally:
             del comparing[key]
             ended.set_result(None)

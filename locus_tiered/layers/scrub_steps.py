@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from locus_tiered.core.checkpoint import Entry
 from locus_tiered.core.stamp import stamp_seconds
 from locus_tiered.layers.replica import Replica
+from locus_tiered.layers.tombstones import Names
 
 if TYPE_CHECKING:
     from locus_tiered.layers.replicated import ReplicatedCheckpointer
@@ -33,6 +34,8 @@ _UNDER_WAY = 3600.0
 class Rounds:
     """What is remembered of a thread from one round of its comparison to the next."""
 
+    names: Names = frozenset()
+    """Of all tombstones, where somebody has listed them."""
     number: int = 0
     is_last: bool = False
     newest: str | None = None

@@ -24,7 +24,7 @@ from locus_tiered.layers.replica import Replica
 from locus_tiered.layers.scrub_listing import entries_of, gives_up_step, gives_up_tombstone
 from locus_tiered.layers.scrub_report import ScrubReport
 from locus_tiered.layers.scrub_steps import MOST_ROUNDS, Rounds, is_under_way, paced
-from locus_tiered.layers.tombstones import buries, graves_of
+from locus_tiered.layers.tombstones import Names, buries, graves_of, may_bury
 from locus_tiered.layers.versions import is_iteration_save
 
 if TYPE_CHECKING:
@@ -37,10 +37,15 @@ logger = logger_for(__name__)
 _QUARANTINE = f"{RESERVED}quarantine"
 
 
-async def compare_thread(owner: ReplicatedCheckpointer, thread_id: str, report: ScrubReport, *, deep: bool) -> None:
-    """Compare one thread, and mend it; again, until there is nothing left to copy."""
+async def compare_thread(
+    owner: ReplicatedCheckpointer, thread_id: str, report: ScrubReport, *, deep: bool, names: Names = frozenset()
+) -> None:
+    """Compare one thread, and mend it; again, until there is nothing left to copy.
+
+    With the ``names`` of all tombstones, what they bury is deleted although every replica still has it.
+    """
     key = owner._key(thread_id)
-    rounds = Rounds()
+    rounds = Rounds(names)
     work: _Work | None = None
     report.threads += not thread_id.startswith(RESERVED)
     try:
@@ -93,7 +98,8 @@ async def _round(owner: ReplicatedCheckpointer, thread_id: str, report: ScrubRep
     differs = any(set(entries) != kept for entries in listed.values())
     report.differed += differs and rounds.number == 1
     missing = [entry for entry in wanted.values() if work.is_missing(entry)]
-    left = any(entry not in rounds.unfound for entry in missing) or (differs and rounds.number == 1)
+    left = any(entry not in rounds.unfound for entry in missing)
+    left = left or (rounds.number == 1 and (differs or bool(work.doubted())))
     rounds.is_last = not left or rounds.number > MOST_ROUNDS
     if not left:
         report.unmended += len(missing)
@@ -121,11 +127,19 @@ class _Work:
         self._undecided: set[Entry] = set()
         """Of these nobody can tell now whether they are to be copied or to be deleted."""
 
+    def doubted(self) -> set[Entry]:
+        """What a tombstone may bury, whoever has it."""
+        if may_bury(self.rounds.names, self.thread_id, None):
+            return set(self.wanted.values())
+        return {each for each in self.wanted.values() if may_bury(self.rounds.names, self.thread_id, each.id)}
+
     async def bury(self, wanted: dict[str, Entry]) -> None:
         """Delete what was deleted, and what need not be copied any more; take it out of ``wanted``."""
         buried = {entry for entry in wanted.values() if self.owner._graves.hold(self.key, entry)}
         partly = [entry for entry in wanted.values() if any(entry not in each for each in self.listed.values())]
-        gone = await self.owner.tombstones.among(graves_of(self.thread_id, partly))
+        doubted = self.doubted().difference(partly)
+        gone = await self.owner.tombstones.among(graves_of(self.thread_id, [*partly, *doubted]))
+        buried |= {entry for entry in doubted if buries(gone, self.thread_id, entry)}
         head = max((entry.stamp or "" for entry in wanted.values()), default="")
         for entry in partly:
             if buries(gone, self.thread_id, entry):

@@ -25,10 +25,13 @@ from locus_tiered.core.operations import Delete, Exists, ListCheckpoints, Load, 
 from locus_tiered.core.stamp import stamp_seconds
 from locus_tiered.core.units import DAY
 
-__all__ = ["TOMBSTONES", "Tombstones", "buries", "graves_of"]
+__all__ = ["TOMBSTONES", "Names", "Tombstones", "buries", "graves_of", "may_bury"]
 
 TOMBSTONES = f"{RESERVED}tombstones"
 """The thread in which they are."""
+
+Names = frozenset[str]
+"""The names of tombstones, which tell only of threads and checkpoints that are asked for."""
 
 _FEW = 2  # names that are asked for one by one rather than looked for in the list of all
 
@@ -97,6 +100,12 @@ class Tombstones:
                 self._heard(*wanted[name], tombstone.stamp)
         return found
 
+    async def names(self) -> Names:
+        """What :func:`may_bury` looks in: the names of all that there are, from one list."""
+        if self._apart:
+            return frozenset()
+        return frozenset(entry.id for entry in await self._inner.handle(ListCheckpoints(TOMBSTONES, MOST)))
+
     async def tidy(self) -> None:
         """Remove those that nobody needs any more, where the store can delete one by one."""
         if self._apart or not self._inner.explain()[SINGLE_DELETES]:
@@ -110,6 +119,11 @@ class Tombstones:
 def graves_of(thread_id: str, entries: Iterable[Entry]) -> list[tuple[str, str | None]]:
     """Where tombstones for these checkpoints would be: one may be for the whole thread."""
     return [(thread_id, None), *((thread_id, entry.id) for entry in entries)]
+
+
+def may_bury(names: Names, thread_id: str, checkpoint_id: str | None) -> bool:
+    """Whether one of these tombstones is for the checkpoint (``None``: the thread); it may have been saved since."""
+    return bool(names) and _name(thread_id, checkpoint_id) in names
 
 
 def buries(gone: Mapping[tuple[str, str | None], str], thread_id: str, entry: Entry) -> bool:

@@ -30,12 +30,27 @@ import pytest
 from locus_tiered.core.layer import Layer
 from locus_tiered.testing.simulation import SimulationFailed, simulate
 from tests.replication import (
+    test_first_look,
     test_found_outside,
+    test_half_deleted,
     test_late_writes,
     test_meanwhile,
+    test_rolling,
     test_scenarios,
     test_scrub,
     test_vacuum,
+)
+
+_STORIES = (
+    test_scenarios,
+    test_late_writes,
+    test_meanwhile,
+    test_scrub,
+    test_found_outside,
+    test_vacuum,
+    test_rolling,
+    test_first_look,
+    test_half_deleted,
 )
 
 __all__ = ["MUTANTS", "Mutant", "broken", "catchers", "scenarios"]
@@ -162,12 +177,48 @@ MUTANTS = (
         "if thread_id.startswith(RESERVED):",
         "if True:",
     ),
+    Mutant(
+        "a replica that is reached alone is believed, wiped or not",
+        "layers.heartbeat:Heartbeats._look",
+        "if self._newest is None and len(reached) < self._least:",
+        "if False:",
+    ),
+    Mutant(
+        "a replica that is back is left alone although a quorum needs it",
+        "layers.replicated_writes:ReplicatedWrites._after_all",
+        "if missed.replica.checked",
+        "if False",
+    ),
+    Mutant(
+        "what a replica that is back refuses counts as taken",
+        "layers.replica:Replica._catch_up",
+        "return replace(missed, error=error)",
+        "return Said(self, took=True)",
+    ),
     # -- deletes
     Mutant(
         "a delete leaves no tombstone",
         "layers.replicated:ReplicatedCheckpointer.on_delete",
         "await self._lay(op, stamp)",
         "pass",
+    ),
+    Mutant(
+        "a delete that too few have noted is left to its tombstone",
+        "layers.replicated:ReplicatedCheckpointer._lay",
+        "await self._to_all(self._key(op.thread_id), op, stamp)",
+        "pass",
+    ),
+    Mutant(
+        "a comparison leaves what is buried where all have it",
+        "layers.scrub_thread:_Work.doubted",
+        "if may_bury(self.rounds.names, self.thread_id, None):",
+        "return set()\n    if False:",
+    ),
+    Mutant(
+        "a hint for what was deleted is there still",
+        "layers.replicated_reads:ReplicatedReads.on_exists",
+        " and last.stamp > deleted",
+        "",
     ),
     Mutant(
         "tombstones are purged at once",
@@ -209,7 +260,7 @@ MUTANTS = (
     Mutant(
         "a comparison asks no tombstone",
         "layers.scrub_thread:_Work.bury",
-        "gone = await self.owner.tombstones.among(graves_of(self.thread_id, partly))",
+        "gone = await self.owner.tombstones.among(graves_of(self.thread_id, [*partly, *doubted]))",
         "gone = {}",
     ),
     Mutant(
@@ -385,7 +436,7 @@ def _values(module: ModuleType) -> list[Any]:
 def scenarios() -> list[tuple[str, Callable[[], None]]]:
     """The short stories, by name; one for each set of parameters."""
     found: list[tuple[str, Callable[[], None]]] = []
-    for module in (test_scenarios, test_late_writes, test_meanwhile, test_scrub, test_found_outside, test_vacuum):
+    for module in _STORIES:
         tests = [test for name, test in vars(module).items() if name.startswith("test_")]
         found += [case for test in tests if not inspect.iscoroutinefunction(test) for case in _cases(test)]
     return found

@@ -226,7 +226,7 @@ async def test_a_delete_that_too_few_can_note_is_told_as_that_delete(rig: Rig) -
     await p.save(1)
     for number in (1, 2):
         p.links[number].inject(on("save", times=None).fail_before())
-    with pytest.raises(QuorumError, match="delete of thread 't' was not carried out") as raised:
+    with pytest.raises(QuorumError, match="delete of thread 't' was not acknowledged") as raised:
         await p.stack.delete("t")
     assert raised.value.operation == "delete"
     assert sorted(raised.value.known) == ["r0", "r1", "r2"]
