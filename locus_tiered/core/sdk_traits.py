@@ -15,7 +15,7 @@ from typing import Any
 
 from locus.memory.checkpointer import BaseCheckpointer
 
-from locus_tiered.core.ids import IdRule, has_surrogates, plain_text
+from locus_tiered.core.ids import RESERVED, IdRule, has_surrogates, plain_text
 from locus_tiered.core.traits import Traits
 
 __all__ = ["traits_of"]
@@ -136,13 +136,18 @@ def _oci(backend: Any) -> Traits:
 
 
 def _pg(backend: Any) -> Traits:
+    def tenant_for(thread_id: str) -> str:
+        # tenant_of cannot place the stack's own threads: they are the usual tenant's, or that of the scope around.
+        found: str = backend.tenant_for(None if thread_id.startswith(RESERVED) else thread_id)
+        return found
+
     def tenant(thread_id: str) -> str | None:
-        found: str = backend.tenant_for(thread_id)
+        found = tenant_for(thread_id)
         return None if found == backend._tenant else found
 
     def scope(thread_id: str) -> AbstractContextManager[object]:
         # tenant_of judges by the id as its users know it, not by the name under which it is kept.
-        return backend.tenant_scope(backend.tenant_for(thread_id))  # type: ignore[no-any-return]
+        return backend.tenant_scope(tenant_for(thread_id))  # type: ignore[no-any-return]
 
     return Traits(
         # A B-tree row of Postgres holds 2704 bytes.

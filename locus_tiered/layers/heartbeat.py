@@ -11,7 +11,9 @@ heartbeat. A replica that is being looked at is not believed; who asks waits onl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
+from contextvars import Context
+from typing import Any, TypeVar
 
 from locus.core.state import AgentState
 
@@ -31,6 +33,8 @@ __all__ = ["Heartbeats"]
 
 logger = logger_for(__name__)
 
+T = TypeVar("T")
+
 _THREAD, _ID = f"{RESERVED}heartbeat", "heartbeat"
 _EVERY, _EVERY_FENCED = 3600.0, 60.0
 _PATIENCE, _LONG_PATIENCE = 0.5, 5.0
@@ -46,10 +50,16 @@ class _Look:
 
 
 class Heartbeats:
-    """The heartbeats of replicas, of which ``votes`` acknowledge a write and ``noes`` say that there is nothing."""
+    """The heartbeats of replicas, of which ``votes`` acknowledge a write and ``noes`` say that there is nothing.
 
-    def __init__(self, replicas: Sequence[Replica], clock: Clock, stamps: StampClock, votes: int, noes: int) -> None:
+    They are about the stores. Where these keep ``tenants`` apart, heartbeats are the usual tenant's, whoever calls.
+    """
+
+    def __init__(
+        self, replicas: Sequence[Replica], clock: Clock, stamps: StampClock, votes: int, noes: int, tenants: bool
+    ) -> None:
         self._replicas, self._clock, self._stamps = replicas, clock, stamps
+        self._tenants = tenants
         self._least, self._needed = min(votes, noes), max(votes, noes)
         self._last: float | None = None
         self._last_fenced = 0.0
@@ -76,16 +86,19 @@ class Heartbeats:
             unknown = [each for each in self._replicas if not each.checked and (short or not each.is_resting)]
             if not unknown:
                 return
-            look.task = asyncio.get_running_loop().create_task(self._look(unknown))
+            look.task = self._task(self._look(unknown))
         if self._is_short():
             await asyncio.wait([look.task])
+
+    def _task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        return asyncio.get_running_loop().create_task(work, context=Context() if self._tenants else None)
 
     async def look_at(self, replica: Replica, *, since: float) -> None:
         """Look at a replica that nobody has looked at since then (monotonic seconds), and wait for what it says."""
         look = self._looks.get()
         while not replica.checked and self._asked_at.get(replica, -1.0) < since:
             if look.task is None or look.task.done():
-                look.task = asyncio.get_running_loop().create_task(self._look([replica]))
+                look.task = self._task(self._look([replica]))
             await asyncio.wait([look.task])
 
     def _is_short(self) -> bool:
@@ -131,7 +144,7 @@ class Heartbeats:
                 replica.fenced = False
             self._till_then.update(giving)
         else:
-            await asyncio.gather(*(self.give(replica) for replica in giving))
+            await asyncio.gather(*(self._give(replica) for replica in giving))
         for replica in reached:
             replica.checked = True
         if self._newest is not None:
@@ -196,7 +209,9 @@ class Heartbeats:
         return empty if full else set()
 
     async def _holds_anything(self) -> bool:
-        """Whether any replica holds a thread, or might."""
+        """Whether any replica holds a thread, or might: of tenants nobody knows."""
+        if self._tenants:
+            return True
         for replica in self._replicas:
             if not replica.layer.explain()["list_threads"]:
                 return True
@@ -219,10 +234,13 @@ class Heartbeats:
 
     async def shows(self, replica: Replica) -> bool:
         """Whether a replica can be reached, and has a heartbeat."""
-        return isinstance(await self._seen(replica), float)
+        return isinstance(await self._task(self._seen(replica)), float)
 
     async def give(self, replica: Replica) -> None:
         """Give a replica a heartbeat, and believe it."""
+        await self._task(self._give(replica))
+
+    async def _give(self, replica: Replica) -> None:
         stamp = self._stamps.issue(_THREAD)
         body = await Body.of(AgentState(metadata={"heartbeat": stamp}))
         checkpoint = Checkpoint(_THREAD, _ID, stamp, {}, body)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
+from locus_tiered.core import deadline
 from locus_tiered.core.errors import LocusTieredError
 from locus_tiered.core.lanes import PerLoop
 from locus_tiered.layers.replica import Replica
@@ -37,6 +39,8 @@ class _Look:
     due: float
     replicas: tuple[Replica, ...]
     compare: bool
+    context: Context = field(default_factory=copy_context)
+    """Of who deleted: a backend may keep his tenant in it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -86,8 +90,12 @@ class LatestLooks:
 
     async def _look(self, here: _Here, key: str, *, again: bool = True) -> None:
         look = here.waiting.pop(key, None)
-        if look is None:
-            return
+        if look is not None:
+            work = self._look_now(here, key, look, again=again)
+            await asyncio.get_running_loop().create_task(work, context=look.context.copy())
+
+    async def _look_now(self, here: _Here, key: str, look: _Look, *, again: bool) -> None:
+        deadline.forget()
         if look.compare:
             with suppress(LocusTieredError, OSError):
                 await self._owner._scrubber.one(look.thread_id)

@@ -63,20 +63,36 @@ class ReplicatedBase(ReplicatedRows, base=True):
         self._graves = Graves()
         self._conflicts = Conflicts(lambda: self.name)
         self._hedge = HedgeBudget()
-        self._heartbeats = Heartbeats(self._replicas, self._clock, self._stamps, votes, self._noes)
+        tenants = self._partition is not None
+        self._heartbeats = Heartbeats(self._replicas, self._clock, self._stamps, votes, self._noes, tenants)
         self._is_ready: PerLoop[_Ready] = PerLoop(_Ready)
         self._openings: Flights[None] = Flights()
 
     def _key(self, thread_id: str) -> str:
         key = self._scoped(thread_id)
-        if self._partition is not None and self._partition(thread_id) is not None:
-            careless = [replica.name for replica in self._replicas if replica.layer.traits.partition is None]
-            if careless:
-                raise StackConfigError(
-                    f"{self.name}: replica {careless[0]} does not keep tenants apart, others do; nothing was done",
-                    hint="give each tenant a stack of its own",
-                )
+        if self._partition is not None:
+            self._mind_tenant(thread_id)
         return key
+
+    def _mind_tenant(self, thread_id: str) -> None:
+        """The thread is the same tenant's in every replica; what former processes have left for him can be sent."""
+        first, *others = self._replicas
+        tenant = first.far.tenant(thread_id)
+        for other in others:
+            if other.far.tenant(thread_id) != tenant:
+                apart = [each for each in (first, other) if each.layer.traits.partition is None]
+                why = (
+                    f"replica {apart[0].name} does not keep tenants apart, others do"
+                    if apart
+                    else f"replicas {first.name} and {other.name} are in the scopes of different tenants"
+                )
+                raise StackConfigError(
+                    f"{self.name}: {why}; nothing was done",
+                    hint="enter the same tenant's scope of every replica, or give each tenant a stack of its own",
+                )
+        for replica in self._replicas:
+            if replica.far.has_news() and replica.hints is not None:
+                replica.flusher.wake(replica.hints)
 
     async def _ready(self) -> None:
         """Before the first operation in an event loop: hints of former processes, and who was away for too long."""
@@ -86,7 +102,8 @@ class ReplicatedBase(ReplicatedRows, base=True):
         for replica in self._replicas:
             if replica.marked and not replica.is_resting:
                 for key, thread_id in list(replica.marked.items()):
-                    self._suspect(thread_id, key)
+                    if self._scoped(thread_id) == key:  # else it waits for who may see it
+                        self._suspect(thread_id, key)
             if replica.far.given_up:
                 self._look_late()
 

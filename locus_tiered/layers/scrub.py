@@ -38,6 +38,8 @@ __all__ = ["Progress", "ScrubReport", "Scrubber"]
 
 logger = logger_for(__name__)
 
+_OTHER_TENANTS = "only this tenant's threads were compared: run scrub() for every other tenant before agents go on"
+
 _AT_ONCE = 4
 """Threads that are compared side by side; one after the other when the rate is limited."""
 
@@ -59,7 +61,7 @@ class Scrubber:
 
     def __init__(self, owner: ReplicatedCheckpointer) -> None:
         self._owner = owner
-        self._after: str | None = None  # where a scrub that was stopped goes on
+        self._after: dict[str, str] = {}  # where a scrub that was stopped goes on, for each tenant
         self._comparing: PerLoop[dict[str, asyncio.Future[None]]] = PerLoop(dict)
 
     async def run(
@@ -75,14 +77,16 @@ class Scrubber:
         if threads is not None:
             await self._several(list(dict.fromkeys(threads)), report, _Way(deep, progress, rate))
             return report
-        start, self._after = self._after, None  # who scrubs beside it begins at the beginning
+        whose = self._owner._scoped(TOMBSTONES)
+        start = self._after.pop(whose, None)  # who scrubs beside it begins at the beginning
         if any(replica.fenced or replica.has_holes for replica in self._owner._replicas):
             start = None  # believed again only when all was compared in one go
         way = _Way(deep, progress, rate, reached=start)
         try:
             await self._everything(start, report, way)
         except BaseException:
-            self._after = way.reached
+            if way.reached is not None:
+                self._after[whose] = way.reached
             raise
         return report
 
@@ -101,6 +105,8 @@ class Scrubber:
                 replica.has_holes = False
                 if replica.fenced:
                     await self._owner._heartbeats.give(replica)
+                    if self._owner._partition is not None:
+                        logger.warning("%s is believed again, but %s", replica.name, _OTHER_TENANTS)
             await self._owner.tombstones.tidy()
 
     async def _several(self, todo: list[str], report: ScrubReport, way: _Way) -> None:

@@ -95,7 +95,11 @@ class Process:
         self.links = []
         for number, store in enumerate(rig.stores):
             link = FaultyCheckpointer(store)
-            traits = Traits(home=f"store {number}", loses_index_rows=number in rig.careless)
+            traits = Traits(
+                home=f"store {number}",
+                loses_index_rows=number in rig.careless,
+                partition=getattr(store, "partition", None),
+            )
             link.locus_tiered_traits = traits  # type: ignore[attr-defined]
             self.links.append(link)
         self.stack = ReplicatedCheckpointer(
