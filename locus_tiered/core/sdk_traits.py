@@ -192,6 +192,7 @@ def _adapter(backend: Any) -> Traits:
     return Traits(
         thread_ids=IdRule(plain_text, 160),
         checkpoint_ids=IdRule(checkpoint, 90, ("latest", "_checkpoints")),
+        expires_after=getattr(config, "ttl_seconds", None) or None,
         loses_index_rows=True,
         reads_metadata=kind == "RedisBackend",
         none_is_unknown=swallows,

@@ -33,10 +33,13 @@ class Traits:
     # order
     prunes: bool = False
     """It may delete a thread's older checkpoints by itself, in the order in which writes arrived."""
+    expires_after: float | None = None
+    """Seconds after which what was saved is gone by itself; ``None``: never."""
     lists_at_most: int | None = None
     """It lists no more ids of a thread than this, and not surely the newest."""
     loses_index_rows: bool = False
-    """Two processes that save to one thread may each drop the other's id from the list."""
+    """Two processes that save to one thread may each drop the other's id from the list, which may outlive what it lists.
+    """
     own_latest: Callable[[str], Awaitable[str | None]] | None = None
     """The name of a thread's newest checkpoint as the backend itself has it, where its list may order it wrongly.
 

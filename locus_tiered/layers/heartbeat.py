@@ -64,6 +64,8 @@ class Heartbeats:
         self._last: float | None = None
         self._last_fenced = 0.0
         self._newest: float | None = None
+        self._due: set[Replica] = set()
+        """Those that are to get one, and could not be given it yet: that they have none says nothing."""
         self._till_then: set[Replica] = set()
         """Believed although others, that cannot be reached yet, may have heartbeats that it should have too."""
         self._asked_at: dict[Replica, float] = {}
@@ -131,8 +133,10 @@ class Heartbeats:
             await self._clock.sleep(_GIVING)  # another process may just be giving the first ones
             reached |= await self._ask(absent)
         giving = []
+        self._due = {replica for replica in self._due if reached.get(replica) is None}
         for replica, found in reached.items():
-            if replica in new or (self._was_away(found) and not (beginning and found is None)):
+            is_first = found is None and (beginning or replica in self._due)
+            if replica in new or (self._was_away(found) and not is_first):
                 self._fence(replica, lost=found is None)
             elif found is None or self._clock.wall() - found > _EVERY / 2:
                 giving.append(replica)
@@ -144,9 +148,10 @@ class Heartbeats:
                 replica.fenced = False
             self._till_then.update(giving)
         else:
+            self._due.update(each for each in giving if reached[each] is None)
             await asyncio.gather(*(self._give(replica) for replica in giving))
         for replica in reached:
-            replica.checked = True
+            replica.checked = replica not in self._due
         if self._newest is not None:
             for replica in self._till_then.difference(reached):
                 replica.checked = False
@@ -249,5 +254,6 @@ class Heartbeats:
         except (LocusTieredError, OSError) as error:
             replica.flusher.failed(error)
             return
+        self._due.discard(replica)
         self._newest = max(self._newest or 0.0, stamp_seconds(stamp))
         replica.fenced = replica.is_known_away = replica.lost = False

@@ -62,7 +62,26 @@ def named_replicas(replicas: Sequence[BaseCheckpointer], names: Sequence[str] | 
         _check_stores_apart(layers)
     for layer, name in zip(layers, taken, strict=True):
         layer.name = name
+    _check_that_they_keep(layers)
     return layers
+
+
+def _check_that_they_keep(layers: Sequence[Layer]) -> None:
+    """What one of them forgets by itself the others would give back to it, and with it what was deleted."""
+    for layer in layers:
+        if (seconds := layer.traits.expires_after) is not None:
+            raise StackConfigError(
+                f"replica {layer.name} lets everything expire after {seconds:g} s: the others would give it back, and "
+                "with the tombstones that expire as well also what was deleted",
+                hint="leave its ttl_seconds out and call vacuum() from time to time, or put it before them as a tier",
+            )
+    pruning = [layer.name for layer in layers if layer.traits.prunes]
+    if pruning and len(pruning) < len(layers):
+        raise StackConfigError(
+            f"replica {pruning[0]} keeps only the last checkpoints of a thread, others keep all: every comparison "
+            "would give it back what it has just forgotten",
+            hint="let all of them keep the same number, or none of them forget any",
+        )
 
 
 def _check_names(names: object, count: int) -> None:

@@ -128,6 +128,7 @@ class Scrubber:
         """The ids of all threads of all replicas that can list them."""
         found: set[str] = set()
         able = False
+        self._demand_a_tenant()
         for replica in self._owner._replicas:
             if not replica.layer.explain()["list_threads"]:
                 continue
@@ -144,6 +145,20 @@ class Scrubber:
                 temporary=False,
             )
         return found
+
+    def _demand_a_tenant(self) -> None:
+        """Where the thread's id tells whose it is, a backend lists the threads of nobody but the usual tenant."""
+        owner = self._owner
+        by_id = any(replica.layer.traits.scope is not None for replica in owner._replicas)
+        if by_id and owner._partition is not None and owner._partition(TOMBSTONES) is None:
+            raise BackendError(
+                f"{owner.name}: the replicas keep tenants apart by the ids of threads, and cannot list them all; "
+                "nothing was compared. Call it for each tenant, with the tenant's scope entered in every replica, or "
+                "pass threads=[...]",
+                member=owner.name,
+                operation="scrub",
+                temporary=False,
+            )
 
     def _marked(self) -> tuple[set[str], set[str]]:
         """Threads of which some replica missed too much: the stack's own, and those of users.

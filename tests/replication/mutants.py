@@ -131,7 +131,7 @@ MUTANTS = (
     Mutant(
         "a replica that comes back empty is taken for up to date",
         "layers.heartbeat:Heartbeats._look",
-        "(self._was_away(found) and not (beginning and found is None))",
+        "(self._was_away(found) and not is_first)",
         "False",
     ),
     Mutant(
@@ -320,7 +320,7 @@ MUTANTS = (
     Mutant(
         "a scrub that was stopped begins at the beginning",
         "layers.scrub:Scrubber.run",
-        "self._after = way.reached",
+        "self._after[whose] = way.reached",
         "pass",
     ),
     Mutant(

@@ -9,12 +9,14 @@ import pytest
 from locus.memory.backends.adapters import StorageBackendAdapter
 from locus.memory.backends.file import FileCheckpointer
 from locus.memory.backends.memory import MemoryCheckpointer
+from locus.memory.backends.pg_checkpointer import PgCheckpointer
 from locus.memory.backends.redis import RedisBackend
 from locus.memory.backends.s3 import S3Backend
 
 from locus_tiered import (
     BoundedMemoryCheckpointer,
     DirectoryCheckpointer,
+    GuardedCheckpointer,
     ReplicatedCheckpointer,
     RetryingCheckpointer,
     TieredCheckpointer,
@@ -149,3 +151,23 @@ def test_a_quorum_from_a_variable_is_a_number() -> None:
     assert next(each.write_quorum for each in stack.walk() if isinstance(each, ReplicatedCheckpointer)) == 2
     with pytest.raises(StackConfigError, match="is not a quorum"):
         load_stack(text, env={"QUORUM": "two"})
+
+
+def redis(**options: Any) -> StorageBackendAdapter:
+    return StorageBackendAdapter(RedisBackend(url="redis://h", prefix=f"{options}", **options))
+
+
+def test_a_replica_that_lets_things_expire_is_refused() -> None:
+    expiring = RetryingCheckpointer(GuardedCheckpointer(redis(ttl_seconds=60)))
+    with pytest.raises(StackConfigError, match=r"replica tokyo lets everything expire after 60 s: .*call vacuum"):
+        ReplicatedCheckpointer(redis(), expiring, MemoryCheckpointer(), names=["paris", "tokyo", "lima"])
+    ReplicatedCheckpointer(redis(), redis(ttl_seconds=None), MemoryCheckpointer())
+
+
+def test_one_that_keeps_the_last_few_beside_others_is_refused() -> None:
+    def pg(table: str, keep: int | None) -> PgCheckpointer:
+        return PgCheckpointer("postgresql://h/d", table=table, keep_checkpoints=keep)
+
+    with pytest.raises(StackConfigError, match=r"replica pg-2 keeps only the last checkpoints of a thread"):
+        ReplicatedCheckpointer(pg("a", None), pg("b", 5), pg("c", None))
+    ReplicatedCheckpointer(pg("a", 5), pg("b", 5), pg("c", 5))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from locus_tiered.core.errors import BackendError, QuorumError
+from locus_tiered.core.ids import RESERVED
+from locus_tiered.testing.fault_script import on
 from tests.replication.rig import Rig, scenario
 
 
@@ -71,6 +73,21 @@ async def test_of_two_the_wiped_one_is_found_out_as_soon_as_the_other_is_back(ri
     assert await q.load() == 1
     await q.rest()
     assert [replica.fenced for replica in q.stack._replicas] == [True, False]
+
+
+@scenario
+async def test_one_that_could_not_take_its_first_heartbeat_was_not_away(rig: Rig) -> None:
+    p = rig.process(journal="p")
+    p.cut(2)
+    p.links[1].inject(on("save", thread_id=f"{RESERVED}heartbeat").fail_before())
+    with pytest.raises(QuorumError):
+        await p.load()
+    await p.rest(1)
+    for mark in range(3):
+        await p.save(mark)
+        await p.rest(5)
+    assert not p.stack._replicas[1].fenced
+    assert await rig.stores[1].list_checkpoints(f"{RESERVED}heartbeat") == ["heartbeat"]
 
 
 @scenario
