@@ -262,9 +262,7 @@ class Leaf(LeafRows):
         entries = await self._ranking.order(key, names, lambda name: self._read_entry(thread_id, name))
         cut_off = self._traits.lists_at_most is not None and len(names) >= self._traits.lists_at_most
         if self._traits.loses_index_rows or cut_off:
-            unlisted = await self._unlisted(thread_id, entries)
-            if unlisted is not None:
-                entries = sorted([unlisted, *entries], key=lambda entry: entry.stamp or "", reverse=True)
+            entries = await self._beside_own_latest(thread_id, entries)
         own_latest = self._traits.own_latest
         if len(entries) > 1 and entries[0].stamp is None and own_latest is not None:
             latest = await self._calls.make("head", thread_id, own_latest, self._traits.thread_ids.encode(thread_id))
@@ -273,15 +271,16 @@ class Leaf(LeafRows):
 
     async def _read_entry(self, thread_id: str, name: str) -> Entry | None:
         """What the envelope of one listed checkpoint says: from its metadata where that can be read."""
-        thread = self._traits.thread_ids.encode(thread_id)
+        thread, key = self._traits.thread_ids.encode(thread_id), self._key(thread_id)
         known = self._traits.checkpoint_ids.decode(name)
         metadata: Any = None
-        torn = known is not None and self._ranking.is_torn(self._key(thread_id), known)
-        if self._traits.reads_metadata and not torn:
+        if self._traits.reads_metadata and (known is None or not self._ranking.only_state_tells(key, known)):
             row = await self._calls.make("head", thread_id, self.backend.get_metadata, thread, name)
             if isinstance(row, dict):
                 metadata = row if self._traits.bare_metadata else row.get("metadata")
         envelope = Envelope.read(metadata)
+        if known is None and envelope is not None and self._ranking.only_state_tells(key, envelope.id):
+            envelope = None  # its name is a hash: whose it is was not known before
         if envelope is None:
             state = await self._calls.make("head", thread_id, self.backend.load, thread, name)
             if state is None:
@@ -294,19 +293,33 @@ class Leaf(LeafRows):
             return Entry(envelope.id, envelope.stamp)
         return Entry(known if known is not None else name)
 
-    async def _unlisted(self, thread_id: str, entries: list[Entry]) -> Entry | None:
-        """The backend's own latest, when its list does not know it and it was not deleted either."""
-        thread = self._traits.thread_ids.encode(thread_id)
-        state = await self._calls.make("head", thread_id, self.backend.load, thread)
+    async def _beside_own_latest(self, thread_id: str, entries: list[Entry]) -> list[Entry]:
+        """A list put right by the backend's own latest: that is a hint, but where the two differ, one of them is wrong.
+
+        It may lack what was saved last; and it may be kept longer than what it lists, each of which expires by itself.
+        """
+        state = await self._calls.make("head", thread_id, self.backend.load, self._traits.thread_ids.encode(thread_id))
         envelope = None if state is None else Envelope.read(state.metadata)
-        if envelope is None or not envelope.names(thread_id, None):
-            return None
-        if any(entry.id == envelope.id for entry in entries):
-            return None
-        _, name = self._names(thread_id, envelope.id)
-        there = await self._calls.make("head", thread_id, self.backend.exists, thread, name)
+        own = None
+        if envelope is not None and envelope.names(thread_id, None):
+            own = Entry(envelope.id, envelope.stamp)
+            unlisted = all(entry.id != own.id for entry in entries)
+            if unlisted and await self._is_there(thread_id, own.id):
+                entries = sorted([own, *entries], key=lambda entry: entry.stamp or "", reverse=True)
+        if not self._traits.loses_index_rows:
+            return entries  # its list is no index that is kept apart
+        for place, entry in enumerate(entries):
+            # Where there are no stamps, the newest is what the backend's own latest says, whichever that is.
+            told = entry == own or (state is not None and own is None and entry.stamp is None)
+            if told or await self._is_there(thread_id, entry.id):
+                return entries[place:]
+            self._ranking.miss(self._key(thread_id), entry.id)
+        return []
+
+    async def _is_there(self, thread_id: str, checkpoint_id: str) -> bool:
+        there = await self._calls.make("head", thread_id, self.backend.exists, *self._names(thread_id, checkpoint_id))
         await self._calls.sure("head", thread_id, empty=not there)
-        return Entry(envelope.id, envelope.stamp) if there else None
+        return bool(there)
 
     # -- delete --------------------------------------------------------------------------------------
 

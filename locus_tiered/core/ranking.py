@@ -49,12 +49,14 @@ class Ranking:
         self._ghosts: TTLCache[tuple[Hashable, str], bool] = TTLCache(4096, _GHOST_SECONDS, clock.monotonic)
         self._again: LRUCache[tuple[Hashable, str], bool] = LRUCache(4096)
         self._torn: LRUCache[tuple[Hashable, str], bool] = LRUCache(4096)
+        self._missed: LRUCache[tuple[Hashable, str], bool] = LRUCache(4096)
         self._lock = Lock()
 
     def learn(self, thread: Hashable, entry: Entry) -> None:
         """Note where a checkpoint stands: this process saved it or read its envelope."""
         with self._lock:
             self._ghosts.pop((thread, entry.id), None)
+            self._missed.pop((thread, entry.id), None)
             if looks_random(entry.id) and not is_stamp(entry.id):
                 self._known[thread, entry.id] = entry.stamp
 
@@ -74,22 +76,29 @@ class Ranking:
             self._known.pop((thread, checkpoint_id), None)
             self._again.pop((thread, checkpoint_id), None)
             self._torn.pop((thread, checkpoint_id), None)
+            self._missed.pop((thread, checkpoint_id), None)
 
     def note_torn(self, thread: Hashable, checkpoint_id: str) -> None:
         """Note that the metadata of a checkpoint may tell of another save than its state: a crash in between."""
         with self._lock:
             self._torn[thread, checkpoint_id] = True
 
-    def is_torn(self, thread: Hashable, checkpoint_id: str) -> bool:
-        """Whether only the state of this checkpoint is to be asked for its place."""
+    def only_state_tells(self, thread: Hashable, checkpoint_id: str) -> bool:
+        """Whether not the metadata but only the state of this checkpoint is to be asked for its place."""
         with self._lock:
-            return (thread, checkpoint_id) in self._torn
+            return any((thread, checkpoint_id) in each for each in (self._torn, self._missed, self._ghosts))
 
     def miss(self, thread: Hashable, checkpoint_id: str) -> None:
-        """Note that a generated id does not load: an index that outlives its checkpoints may still list it."""
-        if looks_random(checkpoint_id):
-            with self._lock:
+        """Note that an id does not load: an index that outlives its checkpoints may still list it.
+
+        A generated one is then left out for a while. A name may be saved again at any time, or is being saved and was
+        listed a moment too early: it is asked for every time, until it is there.
+        """
+        with self._lock:
+            if looks_random(checkpoint_id):
                 self._ghosts[thread, checkpoint_id] = True
+            else:
+                self._missed[thread, checkpoint_id] = True
 
     def saved_again(self, thread: Hashable, checkpoint_id: str) -> bool:
         """Whether a marker for this id was seen or written."""

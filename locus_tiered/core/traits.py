@@ -38,8 +38,7 @@ class Traits:
     lists_at_most: int | None = None
     """It lists no more ids of a thread than this, and not surely the newest."""
     loses_index_rows: bool = False
-    """Two processes that save to one thread may each drop the other's id from the list, which may outlive what it lists.
-    """
+    """Two processes may each drop the other's id from a thread's list, which may also outlive what it lists."""
     own_latest: Callable[[str], Awaitable[str | None]] | None = None
     """The name of a thread's newest checkpoint as the backend itself has it, where its list may order it wrongly.
 

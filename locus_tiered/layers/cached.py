@@ -337,7 +337,7 @@ class CachedCheckpointer(OrderingLayer):
         found, sure = await self._near.by_id(view, key, op)
         try:
             if found is not None and not sure:
-                return await self._near.compared_by_id(view, key, op)
+                found = await self._near.compared_by_id(view, key, op)
             if found is not None and self._fleeting and op.stamp is None:
                 assert op.checkpoint_id is not None
                 there = await self.inner.handle(Exists(op.thread_id, op.checkpoint_id))

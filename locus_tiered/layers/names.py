@@ -7,7 +7,7 @@ import re
 from locus_tiered.core.layer import Layer
 from locus_tiered.core.leaf import Leaf
 
-__all__ = ["home_of", "loses_index_rows", "short_name", "stores_of", "unique_home_of", "unique_homes_of"]
+__all__ = ["home_of", "loses_index_rows", "name_leg", "short_name", "stores_of", "unique_home_of", "unique_homes_of"]
 
 _SHORT = {
     "BoundedMemoryCheckpointer": "memory",
@@ -36,6 +36,20 @@ def short_name(checkpointer: object) -> str:
     if kind not in _SHORT and isinstance(checkpointer, Layer) and len(checkpointer.members()) == 1:
         return short_name(checkpointer.inner)
     return _SHORT.get(kind) or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", kind).lower()
+
+
+def name_leg(layer: Layer, name: str) -> None:
+    """Give a member of a stack its name, down to its store: who failed, or lacks a capability, is told from below.
+
+    What somebody has named there keeps its name. A leg ends above a layer of several members: they have names of their
+    own.
+    """
+    before, layer.name = layer.name, name
+    while len(members := layer.members()) == 1 and len(members[0].members()) < 2:
+        (layer,) = members
+        kind = type(layer.backend) if isinstance(layer, Leaf) else type(layer)
+        if layer.name in (before, kind.__name__, short_name(layer)):
+            layer.name = name
 
 
 def home_of(layer: Layer) -> str | None:

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from locus_tiered.core.checkpoint import Entry
-from locus_tiered.core.errors import LocusTieredError, cause_of
+from locus_tiered.core.errors import LocusTieredError, cause_of, shorten
+from locus_tiered.core.ids import RESERVED
+from locus_tiered.core.operations import Operation
 from locus_tiered.layers.latency import HedgeBudget
 from locus_tiered.layers.replica import Replica
 
-__all__ = ["Answers", "ask_until", "described", "doubt_of", "newest_versions"]
+__all__ = ["Answers", "ask_until", "described", "doubt_of", "newest_versions", "thread_of"]
 
 T = TypeVar("T")
 
@@ -39,6 +41,12 @@ class Answers(Generic[T]):
 def described(known: dict[str, str]) -> str:
     """What is known of each replica, in one line."""
     return "; ".join(f"{name}: {what}" for name, what in known.items())
+
+
+def thread_of(op: Operation[Any]) -> str:
+    """Which thread a call is about, for a message: users know nothing of the stack's own."""
+    thread = op.threads[0] if op.threads else ""
+    return "the notes of what was deleted" if thread.startswith(RESERVED) else f"thread {shorten(thread)}"
 
 
 def doubt_of(replica: Replica, key: str) -> str:

@@ -15,7 +15,6 @@ from locus_tiered.core.errors import (
     LocusTieredError,
     QuorumError,
     StackConfigError,
-    shorten,
 )
 from locus_tiered.core.flights import Flights
 from locus_tiered.core.floors import Floors
@@ -29,7 +28,7 @@ from locus_tiered.layers.graves import Graves
 from locus_tiered.layers.heartbeat import Heartbeats
 from locus_tiered.layers.latency import HedgeBudget
 from locus_tiered.layers.names import loses_index_rows
-from locus_tiered.layers.quorum import Answers, ask_until, described, doubt_of
+from locus_tiered.layers.quorum import Answers, ask_until, described, doubt_of, thread_of
 from locus_tiered.layers.replica import Replica
 from locus_tiered.layers.replicated_options import check_read
 from locus_tiered.layers.replicated_rows import ReplicatedRows
@@ -203,12 +202,16 @@ class ReplicatedBase(ReplicatedRows, base=True):
     def _unknown(self, op: Operation[Any], answers: Answers[Any], no: str) -> QuorumError:
         """Too few replicas answered to say no."""
         key = self._key(op.threads[0]) if op.threads else ""
-        known = {replica.name: doubt_of(replica, key) for replica in self._replicas}
+        known = {
+            replica.name: doubt_of(replica, key)
+            if op.flag is None or replica.layer.explain()[op.flag]
+            else f"has no {op.flag}"
+            for replica in self._replicas
+        }
         known |= answers.known("has it", no)
         corrupt = [each for each in answers.errors.values() if isinstance(each, CorruptCheckpoint)]
-        thread = shorten(op.threads[0]) if op.threads else ""
         error = QuorumError(
-            f"{self.name}: {op.name} of thread {thread} needs {self._noes} replicas that say no, or one that has it "
+            f"{self.name}: {op.name} of {thread_of(op)} needs {self._noes} replicas that say no, or one that has it "
             f"({described(known)}). Nothing was changed. {self._what_to_do()}",
             known=known,
             member=self.name,

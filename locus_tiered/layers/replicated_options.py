@@ -12,7 +12,7 @@ from locus_tiered.core.errors import StackConfigError, shorten
 from locus_tiered.core.ids import RESERVED
 from locus_tiered.core.layer import Layer
 from locus_tiered.core.leaf import Leaf
-from locus_tiered.layers.names import short_name, stores_of, unique_homes_of
+from locus_tiered.layers.names import name_leg, short_name, stores_of, unique_homes_of
 
 __all__ = ["Read", "WriteQuorum", "check_read", "check_scrub", "named_replicas", "votes_needed"]
 
@@ -61,7 +61,7 @@ def named_replicas(replicas: Sequence[BaseCheckpointer], names: Sequence[str] | 
         layers.append(layer)
         _check_stores_apart(layers)
     for layer, name in zip(layers, taken, strict=True):
-        layer.name = name
+        name_leg(layer, name)
     _check_that_they_keep(layers)
     return layers
 
@@ -73,7 +73,7 @@ def _check_that_they_keep(layers: Sequence[Layer]) -> None:
             raise StackConfigError(
                 f"replica {layer.name} lets everything expire after {seconds:g} s: the others would give it back, and "
                 "with the tombstones that expire as well also what was deleted",
-                hint="leave its ttl_seconds out and call vacuum() from time to time, or put it before them as a tier",
+                hint="leave its time to live out and call vacuum() from time to time, or put it before them as a tier",
             )
     pruning = [layer.name for layer in layers if layer.traits.prunes]
     if pruning and len(pruning) < len(layers):

@@ -13,9 +13,9 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from locus_tiered.core.errors import QuorumError, shorten
+from locus_tiered.core.errors import QuorumError
 from locus_tiered.core.operations import Delete, Save
-from locus_tiered.layers.quorum import described
+from locus_tiered.layers.quorum import described, thread_of
 from locus_tiered.layers.replica import Replica
 from locus_tiered.layers.replicated_mending import ReplicatedMending
 from locus_tiered.layers.said import Said
@@ -79,7 +79,7 @@ class ReplicatedWrites(ReplicatedMending, base=True):
         if votes >= self._votes:
             what_to_do = "A hint is needed for the others, and none could be kept: make room where the journal is"
         return QuorumError(
-            f"{self.name}: {op.name} of thread {shorten(op.thread_id)} was taken by {votes} of {len(self._replicas)} "
+            f"{self.name}: {op.name} of {thread_of(op)} was taken by {votes} of {len(self._replicas)} "
             f"replicas, {self._votes} are needed ({described(known)}). It was not acknowledged and may or may not take "
             f"effect; what was acknowledged before is safe. {what_to_do}",
             known=known,

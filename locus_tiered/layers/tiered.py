@@ -32,7 +32,7 @@ from locus_tiered.core.operations import (
     Vacuum,
 )
 from locus_tiered.layers.cached import CachedCheckpointer, CacheStats, Latest, OnOutage, check_latest
-from locus_tiered.layers.names import short_name
+from locus_tiered.layers.names import name_leg, short_name
 from locus_tiered.layers.write_behind import WriteBehindCheckpointer
 from locus_tiered.layers.write_behind_options import Ack, check_ack
 from locus_tiered.stores.base import Store
@@ -235,7 +235,7 @@ def _named_layers(tiers: Sequence[Tier]) -> list[Layer]:
         if isinstance(tier.checkpointer, Layer):
             layer = tier.checkpointer
             if tier.name is not None or layer.name == type(layer).__name__:
-                layer.name = name
+                name_leg(layer, name)
         else:
             layer = Leaf(tier.checkpointer, name=name, where=f"tier {name!r}")
         layers.append(layer)

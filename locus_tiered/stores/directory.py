@@ -104,7 +104,8 @@ class DirectoryCheckpointer(Store):
         self.durability = durability
         self._files = Files(self.path, durability == "power")
         with suppress(OSError):  # the working directory is gone
-            self._traits = Traits(home=f"checkpoints in {self.path.resolve()}", home_is_unique=True)
+            home = f"checkpoints in {self.path.resolve()}"
+            self._traits = Traits(home=home, home_is_unique=True, expires_after=self.ttl)
         self._lanes = Lanes()
         self._identity: tuple[int, int] | None = None  # of the directory, once it was there
         self._swept = False

@@ -38,6 +38,7 @@ from locus_tiered.core.operations import (
     Vacuum,
 )
 from locus_tiered.core.signals import emit
+from locus_tiered.core.traits import ORDINARY, Traits
 from locus_tiered.core.units import DAY, parse_bytes, positive_seconds, show_bytes
 from locus_tiered.stores.base import Store, matching, row_of, same_value
 
@@ -103,6 +104,8 @@ class BoundedMemoryCheckpointer(Store):
     through and is counted. Every call is atomic: none of them waits for anything.
     """
 
+    _traits = ORDINARY  # as long as nobody knows the time to live
+
     def __init__(
         self,
         max_bytes: int | str = "256MiB",
@@ -115,6 +118,7 @@ class BoundedMemoryCheckpointer(Store):
         super().__init__(name=name, clock=clock)
         self.max_bytes = parse_bytes(max_bytes, "max_bytes")
         self.ttl = positive_seconds(ttl, "ttl")
+        self._traits = Traits(expires_after=self.ttl)
         self.policy = policy
         self.stats = MemoryStats()
         self._lock = RLock()
@@ -132,6 +136,10 @@ class BoundedMemoryCheckpointer(Store):
     @property
     def expires(self) -> bool:
         return self.ttl is not None
+
+    @property
+    def traits(self) -> Traits:
+        return self._traits
 
     @property
     def is_empty(self) -> bool:

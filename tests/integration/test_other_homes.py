@@ -11,7 +11,7 @@ from locus.memory.backends.file import FileCheckpointer
 from locus.memory.backends.pg_checkpointer import PgCheckpointer
 from locus.memory.checkpointer import BaseCheckpointer
 
-from locus_tiered import TieredCheckpointer
+from locus_tiered import ReplicatedCheckpointer, TieredCheckpointer
 from locus_tiered.testing.services import Postgres, SeaweedFS, Valkey
 from tests.integration.agents import (
     agent_on,
@@ -264,3 +264,40 @@ async def test_a_thread_id_too_long_for_the_table_is_still_filed_under_its_tenan
         assert said(await stack.load(thread)) == ["filed"]
         with home.tenant_scope("acme"):
             assert await stack.list_threads() == [thread]
+
+
+@pytest.mark.filterwarnings(r"ignore:Call to deprecated setex\.:DeprecationWarning")  # by the SDK, which works still
+@pytest.mark.parametrize("shape", ["tiers", "replicas by one", "replicas by quorum"])
+async def test_a_named_checkpoint_that_redis_let_go_is_not_the_newest_until_it_is_saved_again(
+    shape: str, valkey_server: Valkey, tmp_path: Path
+) -> None:
+    # Each key expires by itself, or is evicted; replicas may have no ttl_seconds.
+    alone = shape == "tiers"
+    homes = [valkey_server.checkpointer(ttl_seconds=600 if alone else None) for _ in range(1 if alone else 3)]
+
+    def make(name: str) -> TieredCheckpointer | ReplicatedCheckpointer:
+        if alone:
+            return three_tiers(homes[0], tmp_path / name)
+        return ReplicatedCheckpointer(*homes, read="quorum" if shape.endswith("quorum") else "one")
+
+    def let_go(*names: str) -> None:
+        with valkey_server.client() as client:
+            for home in homes:
+                client.delete(*(f"{home._backend.config.prefix}t:{name}" for name in names))
+
+    async with make("one") as one, make("other") as other:
+        before = await one.save(state_saying("before"), "t")
+        await one.save(state_saying("draft"), "t", "draft")
+        deleted = await one.save(state_saying("deleted"), "t")
+        assert await one.delete("t", deleted)  # which prolongs the index of ids, and nothing else
+        assert said(await one.load("t")) == said(await other.load("t")) == ["draft"]
+        let_go("draft", "latest")
+        for _ in range(2):
+            assert said(await one.load("t")) == said(await other.load("t")) == ["before"]
+        let_go(before)
+        for _ in range(2):
+            assert await one.load("t") is None and await other.load("t") is None
+            assert await one.load("t", "draft") is None and not await other.exists("t", "draft")
+        assert await homes[0].list_checkpoints("t") == ["draft", before]
+        await other.save(state_saying("draft again"), "t", "draft")
+        assert said(await one.load("t")) == said(await other.load("t")) == ["draft again"]

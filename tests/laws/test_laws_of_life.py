@@ -9,9 +9,19 @@ import pytest
 from locus.memory.backends import FileCheckpointer, MemoryCheckpointer
 from locus.memory.checkpointer import BaseCheckpointer
 
-from locus_tiered import BoundedMemoryCheckpointer, CachedCheckpointer, DirectoryCheckpointer, TieredCheckpointer
+from locus_tiered import (
+    BoundedMemoryCheckpointer,
+    CachedCheckpointer,
+    DirectoryCheckpointer,
+    GuardedCheckpointer,
+    RetryingCheckpointer,
+    Tier,
+    TieredCheckpointer,
+    TracedCheckpointer,
+)
 from locus_tiered.core.capabilities import METHODS
 from locus_tiered.core.errors import BackendError, CapabilityMissing, CheckpointTooLarge, CorruptCheckpoint
+from locus_tiered.layers.names import name_leg
 from locus_tiered.testing.faults import FaultyCheckpointer, ReferenceCheckpointer, on
 from tests.laws.parts import latest, stack, state
 
@@ -169,6 +179,42 @@ async def test_law_11_a_true_flag_works_and_a_false_one_names_the_member_that_la
                 with pytest.raises(CapabilityMissing) as caught:
                     await call
                 assert checkpointer.explain()[flag].member in str(caught.value)
+
+
+def wrapped(backend: BaseCheckpointer) -> RetryingCheckpointer:
+    return RetryingCheckpointer(GuardedCheckpointer(backend), attempts=1)
+
+
+@pytest.mark.parametrize("wrap", [lambda backend: backend, wrapped])
+async def test_law_11_and_errors_call_a_member_what_its_user_calls_it_however_it_is_wrapped(wrap):
+    far = FaultyCheckpointer(MemoryCheckpointer(), script=[on("save").fail_before(OSError)])
+    checkpointer = TieredCheckpointer(
+        Tier(wrap(MemoryCheckpointer()), name="paris"), Tier(wrap(far), name="tokyo"), name="all"
+    )
+    assert checkpointer.explain()["search"].member == "tokyo"
+    with pytest.raises(CapabilityMissing, match="'search', which tokyo lacks"):
+        await checkpointer.search("word")
+    with pytest.raises(BackendError) as caught:
+        await checkpointer.save(state(1), "t")
+    assert caught.value.member == "tokyo" and str(caught.value).startswith("tokyo failed during save")
+
+
+def test_a_name_goes_down_a_leg_as_far_as_nobody_has_given_another():
+    disk = BoundedMemoryCheckpointer(name="disk")
+    leg = RetryingCheckpointer(TracedCheckpointer(GuardedCheckpointer(disk), name="seen"))
+    name_leg(leg, "paris")
+    assert [layer.name for layer in leg.walk()] == ["paris", "seen", "paris", "disk"]
+    name_leg(leg, "tokyo")  # a leg that is used in another stack
+    assert [layer.name for layer in leg.walk()] == ["tokyo", "seen", "tokyo", "disk"]
+    parts = TracedCheckpointer(CachedCheckpointer(GuardedCheckpointer(MemoryCheckpointer())))
+    name_leg(parts, "lima")
+    assert [layer.name for layer in parts.walk()] == [
+        "lima",
+        "CachedCheckpointer",
+        "BoundedMemoryCheckpointer",
+        "GuardedCheckpointer",
+        "MemoryCheckpointer",
+    ]
 
 
 class CannotDeleteOne(MemoryCheckpointer):

@@ -22,7 +22,7 @@ from locus_tiered import (
     TieredCheckpointer,
     load_stack,
 )
-from locus_tiered.core.errors import StackConfigError
+from locus_tiered.core.errors import CapabilityMissing, StackConfigError
 from locus_tiered.core.ids import RESERVED
 from locus_tiered.core.traits import Traits
 from locus_tiered.testing import FaultyCheckpointer
@@ -162,6 +162,10 @@ def test_a_replica_that_lets_things_expire_is_refused() -> None:
     with pytest.raises(StackConfigError, match=r"replica tokyo lets everything expire after 60 s: .*call vacuum"):
         ReplicatedCheckpointer(redis(), expiring, MemoryCheckpointer(), names=["paris", "tokyo", "lima"])
     ReplicatedCheckpointer(redis(), redis(ttl_seconds=None), MemoryCheckpointer())
+    with pytest.raises(StackConfigError, match="replica directory lets everything expire after 5 s"):
+        ReplicatedCheckpointer(redis(), DirectoryCheckpointer("/nowhere", ttl=5))
+    with pytest.raises(StackConfigError, match="replica memory lets everything expire after 5 s"):
+        ReplicatedCheckpointer(BoundedMemoryCheckpointer(ttl=5), redis())
 
 
 def test_one_that_keeps_the_last_few_beside_others_is_refused() -> None:
@@ -171,3 +175,16 @@ def test_one_that_keeps_the_last_few_beside_others_is_refused() -> None:
     with pytest.raises(StackConfigError, match=r"replica pg-2 keeps only the last checkpoints of a thread"):
         ReplicatedCheckpointer(pg("a", None), pg("b", 5), pg("c", None))
     ReplicatedCheckpointer(pg("a", 5), pg("b", 5), pg("c", 5))
+
+
+async def test_a_replicas_name_is_told_from_inside_its_leg() -> None:
+    def leg() -> RetryingCheckpointer:
+        return RetryingCheckpointer(GuardedCheckpointer(FaultyCheckpointer()))
+
+    paris, tokyo = leg(), leg()
+    stack = ReplicatedCheckpointer(paris, tokyo, names=["paris", "tokyo"], write_quorum="all")
+    lacking = stack.explain()["search"]
+    assert (lacking.granted, lacking.member) == (False, "paris")
+    with pytest.raises(CapabilityMissing, match="which paris lacks"):
+        await stack.search("x")
+    assert [verdict.member for verdict in (paris.explain()["vacuum"], tokyo.explain()["vacuum"])] == ["paris", "tokyo"]

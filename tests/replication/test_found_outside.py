@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from locus.core.protocols import CheckpointerCapabilities
 
-from locus_tiered.core.errors import JournalError, QuorumError
+from locus_tiered.core.errors import JournalError, LocusTieredError, QuorumError
+from locus_tiered.core.ids import RESERVED
+from locus_tiered.layers.tombstones import TOMBSTONES
 from locus_tiered.testing.fault_script import on
+from locus_tiered.testing.reference import ReferenceCheckpointer
 from locus_tiered.testing.simulation_world import inline_journals
 from locus_tiered.testing.virtual_time import VirtualTimeLoop, run_virtual
 from tests.replication.rig import DAY, OwnLatest, Rig, scenario
@@ -249,3 +254,43 @@ async def test_metadata_is_that_of_what_a_load_answers(rig: Rig) -> None:
         q.links[number].inject(on("get_metadata", times=None).fail_before())
     rows = [await q.stack.get_metadata("t", name) for name in ("draft", "new", "gone")]
     assert [row and row["metadata"] for row in rows] == [{"mark": 3}, {"mark": 4}, None]
+
+
+@scenario
+async def test_an_error_names_no_thread_of_the_stacks_own(rig: Rig) -> None:
+    p = rig.process(journal="p")
+    await p.save(1)
+    await p.save(2, "draft")
+    await p.rest()
+    p.cut(2)
+    await p.save(3)
+    p.heal()
+    for link in p.links[:2]:
+        for operation in ("exists", "load", "list_checkpoints"):
+            link.inject(on(operation, thread_id=TOMBSTONES, times=None).fail_before())
+    told = []
+    for work in (p.stack.scrub(), p.stack.scrub(threads=["t"]), p.stack.deliver(), p.stack.delete("t")):
+        try:
+            await work
+        except LocusTieredError as error:
+            told.append(str(error))
+    assert any("the notes of what was deleted needs 2 replicas" in each for each in told)
+    assert not [each for each in told if RESERVED in each]
+
+
+@scenario
+async def test_an_error_tells_which_replicas_can_never_answer(rig: Rig) -> None:
+    class Plain(ReferenceCheckpointer):
+        @property
+        def capabilities(self) -> CheckpointerCapabilities:
+            return replace(super().capabilities, metadata_query=False)
+
+    rig.stores[0], rig.stores[1] = Plain(), Plain()
+    p = rig.process()
+    saved = await p.save(1)
+    await p.rest()
+    p.links[2].inject(on("get_metadata", times=None).fail_before())
+    with pytest.raises(QuorumError) as caught:
+        await p.stack.get_metadata("t", saved)
+    lacking = "has no metadata_query"
+    assert caught.value.known == {"r0": lacking, "r1": lacking, "r2": "failed (InjectedFault)"}
