@@ -313,7 +313,7 @@ class Leaf(LeafRows):
             told = entry == own or (state is not None and own is None and entry.stamp is None)
             if told or await self._is_there(thread_id, entry.id):
                 return entries[place:]
-            self._ranking.miss(self._key(thread_id), entry.id)
+            self._ranking.absent(self._key(thread_id), entry.id)
         return []
 
     async def _is_there(self, thread_id: str, checkpoint_id: str) -> bool:

@@ -89,10 +89,18 @@ class Ranking:
             return any((thread, checkpoint_id) in each for each in (self._torn, self._missed, self._ghosts))
 
     def miss(self, thread: Hashable, checkpoint_id: str) -> None:
-        """Note that an id does not load: an index that outlives its checkpoints may still list it.
+        """Note that an id does not load: where it is listed, its state is asked for before that is believed.
 
-        A generated one is then left out for a while. A name may be saved again at any time, or is being saved and was
-        listed a moment too early: it is asked for every time, until it is there.
+        Perhaps it is just not saved here yet: whoever asks may know it from elsewhere.
+        """
+        with self._lock:
+            self._missed[thread, checkpoint_id] = True
+
+    def absent(self, thread: Hashable, checkpoint_id: str) -> None:
+        """Note that an id was listed, and then was not there: its index outlives it.
+
+        A generated one is left out for a while. A name may be saved again at any time, or is being saved and was listed
+        a moment too early: it is asked for every time, until it is there.
         """
         with self._lock:
             if looks_random(checkpoint_id):
@@ -134,6 +142,8 @@ class Ranking:
                     placed.append((named, read_entry))
                     if not named.again:
                         self.learn(thread, read_entry)
+                elif named.id is not None:
+                    self.absent(thread, named.id)
         stamped = [(entry.stamp, entry) for _, entry in placed if entry.stamp is not None]
         stamped.sort(key=lambda pair: pair[0], reverse=True)
         plain = sorted((named.place, entry) for named, entry in placed if entry.stamp is None)
@@ -164,9 +174,11 @@ class Ranking:
             # A backend that prunes keeps no markers, but its own order is that of arrival: what it lists above
             # the greatest stamp may have been saved again.
             return None
-        if is_stamp(named.id):
-            return Entry(named.id, named.id)
         with self._lock:
+            if (thread, named.id) in self._missed:
+                return None
+            if is_stamp(named.id):
+                return Entry(named.id, named.id)
             if looks_random(named.id) and (thread, named.id) in self._known:
                 return Entry(named.id, self._known[thread, named.id])
         return None

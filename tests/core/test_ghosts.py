@@ -29,6 +29,7 @@ from locus_tiered import (
 from locus_tiered.core.ids import IdRule
 from locus_tiered.core.leaf import Leaf
 from locus_tiered.core.operations import Head, Load
+from locus_tiered.core.stamp import StampClock
 from locus_tiered.core.traits import Traits
 from tests.laws.parts import latest, state
 
@@ -207,3 +208,23 @@ async def test_a_copy_of_what_has_expired_is_not_believed_by_its_id_after_a_rest
             else:
                 assert await checkpointer.load("t", "draft") is None
                 assert await latest(checkpointer) == 2
+
+
+@pytest.mark.parametrize("given", ["draft", "0123456789abcdef0123456789abcdef", "stamp"])
+@pytest.mark.parametrize("kind", STACKS)
+async def test_what_was_asked_for_too_early_is_listed_as_soon_as_it_is_there(
+    kind: str, given: str, make: Callable[[], BaseCheckpointer], tmp_path: Path
+) -> None:
+    name = StampClock().issue("t") if given == "stamp" else given
+    homes: list[BaseCheckpointer] = []
+
+    def keep() -> BaseCheckpointer:
+        homes.append(make())
+        return homes[-1]
+
+    async with STACKS[kind](keep, tmp_path) as stack:
+        before = await stack.save(state(1), "t")
+        assert await stack.load("t", name) is None
+        for home in homes:
+            await home.save(state(2), "t", name)
+        assert set(await stack.list_checkpoints("t")) == {before, name}
