@@ -326,9 +326,14 @@ class _InlineThread(JournalThread):
 
 @contextmanager
 def inline_journals() -> Iterator[None]:
-    """Within, journals do their work inline."""
+    """Within, journals do their work inline; those that are left open are abandoned at the end."""
+    before = set(journals._registry.values())
     with patch.object(journals, "JournalThread", _InlineThread):
-        yield
+        try:
+            yield
+        finally:
+            for journal in set(journals._registry.values()) - before:
+                _abandon(journal)
 
 
 def abandon_journals(stack: ReplicatedCheckpointer, path: Path | None, copy: Path | None) -> None:
@@ -337,16 +342,19 @@ def abandon_journals(stack: ReplicatedCheckpointer, path: Path | None, copy: Pat
         shutil.copytree(path, copy)
     for replica in stack._replicas:
         journal = replica.hints
-        if journal is None:
-            continue
-        thread = journal._thread
-        assert isinstance(thread, _InlineThread)
-        thread.cut = True
-        opened = journal._opened
-        if opened is not None:
-            with suppress(Exception):
-                opened.file.close()
-            opened.seat.release()
-        for place, other in list(journals._registry.items()):
-            if other is journal:
-                del journals._registry[place]
+        if journal is not None:
+            _abandon(journal)
+
+
+def _abandon(journal: journals.Journal) -> None:
+    thread = journal._thread
+    assert isinstance(thread, _InlineThread)
+    thread.cut = True
+    opened = journal._opened
+    if opened is not None:
+        with suppress(Exception):
+            opened.file.close()
+        opened.seat.release()
+    for place, other in list(journals._registry.items()):
+        if other is journal:
+            del journals._registry[place]
