@@ -262,23 +262,26 @@ class Replica:
 
     async def catch_up(self, key: str, op: Save | Delete, stamp: str, missed: Said) -> Said:
         """Write what became a hint because it is being left alone, after the hints before it."""
-        self._writing[key] += 1
-        try:
-            return await self.flusher.lanes.change(key, lambda: self._catch_up(key, op, stamp, missed))
-        finally:
-            self._writing -= Counter((key,))
-
-    async def _catch_up(self, key: str, op: Save | Delete, stamp: str, missed: Said) -> Said:
         journal = self.hints
         if journal is None:
             return missed
+        self._writing[key] += 1
+        try:
+            return await self.flusher.alone(journal, key, lambda: self._catch_up(journal, key, op, stamp, missed))
+        finally:
+            self._writing -= Counter((key,))
+
+    async def _catch_up(self, journal: Journal, key: str, op: Save | Delete, stamp: str, missed: Said) -> Said:
+        def is_sent() -> bool:
+            return not any(row.stamp == stamp or row.kind == "scrub" for row in journal.index.of(key))
+
         rows = [row for row in journal.index.unsent(key) if row.kind != "scrub"]
         ours = [row for row in rows if row.stamp == stamp]
         try:
             if len(ours) < len(rows):
                 await self.flusher.deliver(journal, key)
-                if ours:
-                    return missed if set(ours) & set(journal.index.of(key)) else Said(self, took=True)
+            if len(ours) < len(rows) or not ours:  # what is not a hint any more may be older than what came since
+                return Said(self, took=True) if is_sent() else missed
             said = await self._take(key, op, stamp)
         except (LocusTieredError, OSError) as error:
             return replace(missed, error=error)

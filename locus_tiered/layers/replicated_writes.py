@@ -45,11 +45,10 @@ class ReplicatedWrites(ReplicatedMending, base=True):
             task.add_done_callback(self._writes.pop)
         said: dict[Replica, Said] = {}
         waiting = set(tasks)
-        left_alone: list[Said] | None = None
+        again: dict[asyncio.Task[Said], Replica] | None = None
         while waiting:
-            patience = None
-            if left_alone is None and any(each.is_left_alone for each in said.values()):
-                patience = _patience((tasks[task] for task in waiting), op)
+            impatient = again is None and any(each.is_left_alone for each in said.values())
+            patience = _patience((tasks[task] for task in waiting), op) if impatient else None
             done, waiting = await asyncio.wait(waiting, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
             said |= {replica: task.result() for task, replica in tasks.items() if task in done}
             votes = sum(each.vote for each in said.values())
@@ -62,12 +61,14 @@ class ReplicatedWrites(ReplicatedMending, base=True):
                 waiting = await self._hint_the_slow(key, op, stamp, {task: tasks[task] for task in waiting}, said)
                 if not waiting and all(each.kept for each in said.values()):
                     return list(said.values())
-            if left_alone is None and (not done or votes + len(waiting) < self._votes):
-                left_alone = [each for each in said.values() if each.is_left_alone]
-                for each in left_alone:
-                    again = self._in_background(self._after_all(each, key, op, stamp, began))
-                    tasks[again] = each.replica
-                    waiting.add(again)
+            if again is None and (not done or votes + len(waiting) < self._votes):
+                again = {
+                    self._in_background(self._after_all(each, key, op, stamp, began)): each.replica
+                    for each in said.values()
+                    if each.is_left_alone
+                }
+                tasks |= again
+                waiting |= again.keys()
             if votes + len(waiting) < self._votes:
                 break
         raise self._too_few(op, said)

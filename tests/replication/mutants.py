@@ -190,6 +190,12 @@ MUTANTS = (
         "if False",
     ),
     Mutant(
+        "a replica that is asked late takes what is older than what it has",
+        "layers.replica:Replica._catch_up",
+        " or not ours",
+        "",
+    ),
+    Mutant(
         "what a replica that is back refuses counts as taken",
         "layers.replica:Replica._catch_up",
         "return replace(missed, error=error)",
