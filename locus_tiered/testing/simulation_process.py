@@ -17,6 +17,7 @@ from locus_tiered.core.envelope import KEY, Envelope
 from locus_tiered.core.errors import LocusTieredError
 from locus_tiered.core.layer import Layer
 from locus_tiered.core.leaf import Leaf
+from locus_tiered.core.stamp import is_stamp
 from locus_tiered.layers.breaker import BreakerPolicy
 from locus_tiered.layers.guarded import GuardedCheckpointer
 from locus_tiered.layers.replicated import ReplicatedCheckpointer
@@ -106,7 +107,11 @@ class World:
         acknowledged = {version.stamp for version in self.history.of(thread) if version.done}
         damaged = [(name, Envelope.read(state.metadata)) for name, state in held if not self.is_intact(state)]
         safe = intact | acknowledged
-        return {name for name, envelope in damaged if envelope is not None and envelope.stamp not in safe}
+        # Where not even the envelope is left, a name that is a stamp tells.
+        stamps = [
+            (name, envelope.stamp if envelope else name if is_stamp(name) else None) for name, envelope in damaged
+        ]
+        return {name for name, stamp in stamps if stamp is not None and stamp not in safe}
 
     async def unequal(self, thread: str) -> list[str]:
         """What is wrong with what the replicas themselves hold of a thread, now that all was mended."""
