@@ -121,7 +121,10 @@ async def prove(
     hold: float = 2.0,
     say: Callable[[str], None] = lambda line: None,
 ) -> Figures:
-    """Load, faults, healing, judgement. The steps are spread over ``seconds``; each fault lasts ``hold``."""
+    """Load, faults, healing, judgement. The steps are spread over ``seconds``; each fault lasts ``hold``.
+
+    With a process killed it lasts as long as that takes to start again beside, and so does the load.
+    """
     figures = Figures()
     slow: list[tuple[float, float]] = []
     async with Rig(directory) as rig:
@@ -132,7 +135,8 @@ async def prove(
             await process.told("load")
         began = clock()
         await asyncio.sleep(min(1.0, seconds / 10))
-        for place, step in enumerate(steps, 1):
+        planned = 0.0
+        for step in steps:
             crashes = f", and process {step.crash} is killed" if step.crash else ""
             say(f"{clock() - began:6.1f} s  {step.site} is {step.fault}{crashes}")
             await _suffer(rig.sites[step.site], step, hold, processes)
@@ -141,8 +145,8 @@ async def prove(
                 since = clock()
                 figures.copied_meanwhile += await _rebuild(processes, slow, say)
                 figures.rebuilding += clock() - since
-            rest = began + seconds * place / len(steps) - clock()
-            await asyncio.sleep(max(rest, 0.2))
+            planned += seconds / len(steps) + (hold if step.crash else 0.0)
+            await asyncio.sleep(max(began + planned - clock(), 0.2))
         for process in processes:
             _count(figures, await process.told("stop"))
         figures.seconds = clock() - began
@@ -165,12 +169,12 @@ async def prove(
 async def _suffer(site: Site, step: Step, hold: float, processes: Sequence[Process]) -> None:
     await asyncio.to_thread(site.begin, step.fault)
     try:
-        await asyncio.sleep(hold)
+        await asyncio.sleep(hold / 2 if step.crash else hold)
         for process in processes:
             if process.name == step.crash:  # hints wait by now
                 await process.crash()
                 await process.told("load")
-                await asyncio.sleep(hold)
+                await asyncio.sleep(hold / 2)
     finally:
         await asyncio.to_thread(site.end, step.fault)
 
