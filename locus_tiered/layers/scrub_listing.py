@@ -109,7 +109,8 @@ async def gives_up_step(
     """Whether a copy that may be a step of a turn, older than the thread's newest checkpoint, is to be deleted.
 
     It is where no intact copy is left to tell what it was, every replica was asked, and so many lack it that it was
-    never acknowledged, or was deleted since: the steps of a turn are, without a tombstone.
+    never acknowledged, or was deleted since: the steps of a turn are, without a tombstone. So is what is listed and is
+    not there: a process died over deleting it.
     """
     noes = 0
     for replica in owner._replicas:
@@ -122,10 +123,10 @@ async def gives_up_step(
             continue
         except (LocusTieredError, OSError):
             return False
-        if holds or found is not None:
+        if found is not None:
             return False
-        noes += replica.is_believed
+        noes += replica.is_believed  # also where it is listed: then its index outlives it
     if noes < owner._noes:
         return False
-    logger.error("a damaged checkpoint of thread %s is deleted: %d replicas do not have it", thread_id, noes)
+    logger.error("a checkpoint of thread %s that nobody can load is deleted: %d have not got it", thread_id, noes)
     return True

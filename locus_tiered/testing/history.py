@@ -41,7 +41,7 @@ from locus_tiered.core.errors import (
 from locus_tiered.core.layer import MOST, Layer, as_layer
 from locus_tiered.core.operations import Delete, Exists, Head, ListCheckpoints, Load, Operation, Save
 
-__all__ = ["Event", "Outcome", "RecordingCheckpointer", "Seen", "holdings", "read_history", "threads_of"]
+__all__ = ["NOTHING", "Event", "Outcome", "RecordingCheckpointer", "Seen", "holdings", "read_history", "threads_of"]
 
 R = TypeVar("R")
 
@@ -49,6 +49,9 @@ Outcome = Literal["ok", "failed", "unknown"]
 """``ok``: answered. ``failed``: surely without effect. ``unknown``: it may have taken effect, or still may."""
 
 Kind = Literal["save", "delete", "load", "head", "list_checkpoints", "exists", "holds"]
+NOTHING = "nothing"
+"""The value of what a store lists and has not got: an index that outlives what it lists."""
+
 _RECORDED: tuple[type[Operation[Any]], ...] = (Save, Delete, Load, Head, ListCheckpoints, Exists)
 _REFUSED = (InvalidArgument, CapabilityMissing, CheckpointTooLarge, StackConfigError)
 
@@ -259,7 +262,7 @@ async def holdings(checkpointer: BaseCheckpointer, name: str, threads: Iterable[
                 value = None if found is None else _value(found)
             except LocusTieredError as error:
                 value = type(error).__name__
-            held.append(Seen(entry.id, entry.stamp, value or "nothing"))
+            held.append(Seen(entry.id, entry.stamp, value or NOTHING))
         own = await checkpointer.load(thread) if not isinstance(checkpointer, Layer) else await leg.load(thread)
         envelope = None if own is None else Envelope.read(own.metadata)
         newest = None if envelope is None else Seen(envelope.id, envelope.stamp)

@@ -27,9 +27,9 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from locus_tiered.testing.history import Event, Seen, read_history
+from locus_tiered.testing.history import NOTHING, Event, Seen, read_history
 
 __all__ = ["Problem", "check_history", "main"]
 
@@ -75,7 +75,9 @@ def check_history(events: Iterable[Event], *, loose: Collection[str] = ()) -> li
     for event in sorted(events, key=lambda each: (each.begin, each.number)):
         thread = threads.setdefault(event.thread, _Thread())
         if event.kind == "holds":
-            ends.append(event)
+            # What is only listed is not held: the key-value adapter of a process that died may do that.
+            there = tuple(each for each in event.listed or () if each.value != NOTHING)
+            ends.append(replace(event, listed=there))
         elif event.kind == "save":
             homes.setdefault(event.value or "", set()).add(event.thread)
             if event.outcome != "failed":

@@ -26,6 +26,7 @@ from locus_tiered import (
     TieredCheckpointer,
     WriteBehindCheckpointer,
 )
+from locus_tiered.core.checkpoint import ITERATION_KEY
 from locus_tiered.core.ids import IdRule
 from locus_tiered.core.leaf import Leaf
 from locus_tiered.core.operations import Head, Load
@@ -228,3 +229,24 @@ async def test_what_was_asked_for_too_early_is_listed_as_soon_as_it_is_there(
         for home in homes:
             await home.save(state(2), "t", name)
         assert set(await stack.list_checkpoints("t")) == {before, name}
+
+
+@pytest.mark.parametrize("read", ["one", "quorum"])
+async def test_a_comparison_takes_the_row_of_a_step_out_of_an_index_that_outlives_it(
+    read: Any, make: Callable[[], BaseCheckpointer], stores: list[Keys], tmp_path: Path
+) -> None:
+    homes = [make() for _ in range(3)]
+    step = "01234567-89ab-4cde-8f01-23456789abcd"
+    async with ReplicatedCheckpointer(*homes, read=read) as stack:
+        state_in_turn = state(1).with_metadata(ITERATION_KEY, [step])
+        await stack.save(state_in_turn, "t", step)
+        final = await stack.save(state(2), "t")
+        await stack.deliver()
+        index = dict(stores[0].values["t:_checkpoints"])
+        await stack.delete("t", step)
+        await stack.deliver()
+    stores[0].values["t:_checkpoints"] = index  # its process died between the two writes of a delete
+    async with ReplicatedCheckpointer(*homes, read=read) as stack:
+        assert (await stack.scrub(threads=["t"])).in_step
+        assert await latest(stack) == 2
+    assert [await home.list_checkpoints("t") for home in homes] == [[final]] * 3

@@ -16,7 +16,7 @@ from locus_tiered import BoundedMemoryCheckpointer, ReplicatedCheckpointer, Retr
 from locus_tiered.core.checkpoint import ITERATION_KEY
 from locus_tiered.core.errors import InvalidArgument, QuorumError
 from locus_tiered.testing import FaultyCheckpointer, ReferenceCheckpointer, on
-from locus_tiered.testing.history import Event, RecordingCheckpointer, Seen, holdings, read_history, threads_of
+from locus_tiered.testing.history import NOTHING, Event, RecordingCheckpointer, Seen, holdings, read_history, threads_of
 from locus_tiered.testing.history_check import check_history, main
 
 T = "t"
@@ -99,6 +99,15 @@ def test_a_save_that_a_store_has_not_got_in_the_end_is_lost(told: Told):
     told.save("a", "x", "1")
     told.holds("s3")
     assert told.rules() == ["lost"]
+
+
+def test_what_a_store_only_lists_is_not_held(told: Told):
+    told.save("a", "x", "1")
+    told.save("a", "y", "2", outcome="unknown")
+    listed = (Seen("y", "2", NOTHING), Seen("x", "1", NOTHING))
+    told.add("valkey", "holds", listed=listed, found=None)
+    told.holds("s3", ("x", "1"))
+    assert told.rules() == ["lost", "unequal"]
 
 
 def test_a_thread_that_nobody_looked_for_in_the_end_is_lost(told: Told):
