@@ -64,7 +64,7 @@ class LatestLooks:
         known = here.waiting.get(key)
         compare = compare or (known is not None and known.compare)
         here.waiting[key] = _Look(thread_id, owner._clock.monotonic() + _AFTER, owner._replicas, compare)
-        if not here.running:
+        if not here.running and owner._is_open:  # else what is being cancelled there would begin anew
             here.running = True
             owner._in_background(self._run(here))
 

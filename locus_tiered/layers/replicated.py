@@ -327,11 +327,13 @@ class ReplicatedCheckpointer(ReplicatedWrites):
         late = await self._settle()
         for replica, key, op, stamp in [write for task, write in self._writes.items() if task in late]:
             await replica.hint(key, op, stamp, attempted=True)
+        await self._forget_loop()  # nothing is begun any more by what is cancelled now
         for task in late:
             task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=_SETTLE_SECONDS)
         self._background.drop()
         self._pausing.drop()
-        await self._forget_loop()
         results = await asyncio.gather(*(replica.leave() for replica in self._replicas), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):

@@ -124,6 +124,11 @@ class ReplicatedBase(ReplicatedRows, base=True):
             replica.is_unread = True
         self._is_ready.get().done = True
 
+    @property
+    def _is_open(self) -> bool:
+        """Whether the stack was used in this event loop since it was closed there last."""
+        return self._is_ready.get().done
+
     async def _forget_loop(self) -> None:
         self._is_ready.drop()
         self._heartbeats.forget_loop()

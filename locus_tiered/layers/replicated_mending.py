@@ -105,7 +105,7 @@ class ReplicatedMending(ReplicatedReads, base=True):
 
     def _suspect(self, thread_id: str, key: str) -> None:
         suspected = self._suspected.get()
-        if key in suspected:
+        if key in suspected or not self._is_open:
             return
         suspected.add(key)
 

@@ -11,7 +11,7 @@ from locus_tiered.core.ids import RESERVED
 from locus_tiered.core.leaf import Leaf
 from locus_tiered.core.operations import ListThreads
 from locus_tiered.layers.replicated_options import Read
-from locus_tiered.testing.fault_script import on
+from locus_tiered.testing.fault_script import FaultKind, on
 from locus_tiered.testing.reference import ReferenceCheckpointer
 from locus_tiered.testing.simulation_history import state_of
 from tests.replication.rig import Rig, scenario
@@ -193,3 +193,35 @@ async def test_what_was_told_before_something_that_turns_out_to_be_gone_is_not_g
     q.links[0].clear()
     await q.rest(5)
     assert await q.load() in (2, 3)
+
+
+@scenario
+async def test_nothing_is_begun_for_a_stack_that_was_closed(rig: Rig) -> None:
+    p = rig.process(journal="p")
+    await p.save(1, "draft")
+    await p.save(2)
+    await p.rest()
+    await p.stack.delete("t", "draft")
+    for link in p.links:
+        link.partition(FaultKind.HANG)
+    await p.rest(1.5)  # what is to be compared after a delete is being compared, and hangs
+    await p.stack.close()
+    left = [task.get_coro().__qualname__ for task in asyncio.all_tasks()]  # type: ignore[union-attr]
+    assert not [name for name in left if "LatestLooks" in name or "suspect" in name], left
+    p.heal()
+    await p.rest()
+    assert await p.load() == 2
+
+
+@scenario
+async def test_nor_is_a_look_for_a_comparison_that_did_not_come_to_its_end(rig: Rig) -> None:
+    p = rig.process(journal="p")
+    await p.save(1)
+    await p.rest()
+    p.stack._suspect("t", "t")
+    for link in p.links:
+        link.partition(FaultKind.HANG)
+    await p.rest(1.5)
+    await p.stack.close()
+    left = [task.get_coro().__qualname__ for task in asyncio.all_tasks()]  # type: ignore[union-attr]
+    assert not [name for name in left if "LatestLooks" in name or "suspect" in name], left
