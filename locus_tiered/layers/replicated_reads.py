@@ -248,7 +248,7 @@ class ReplicatedReads(ReplicatedBase, base=True):
             return await self._after_floor(op.thread_id, key, heads)
         found = None if gone else await self.on_load(Load(op.thread_id, newest.id, newest.stamp))
         if found is not None:
-            await self._mend(op.thread_id, key, found, answers.others)
+            await self._mend_head(op.thread_id, key, found, answers.others)
             return await self._after_floor(op.thread_id, key, [newest])
         # It is gone, and hides what lies below it: the newest of that need not be among the heads.
         for entry in await self.on_list_checkpoints(ListCheckpoints(op.thread_id, MOST, ordered=True)):
@@ -256,9 +256,16 @@ class ReplicatedReads(ReplicatedBase, base=True):
                 continue
             found = await self.on_load(Load(op.thread_id, entry.id, entry.stamp))
             if found is not None:
-                await self._mend(op.thread_id, key, found, answers.others)
+                await self._mend_head(op.thread_id, key, found, answers.others)
                 return await self._after_floor(op.thread_id, key, [entry])
         return await self._after_floor(op.thread_id, key, [])
+
+    async def _mend_head(self, thread_id: str, key: str, found: Checkpoint, others: dict[Replica, Any]) -> None:
+        """Have the others hold the newest, unless that is a step of a turn: it may be deleted by now, and no tombstone
+        tells. Where it was acknowledged, so many have it that every quorum finds it.
+        """
+        if not is_iteration_save(found):
+            await self._mend(thread_id, key, found, others)
 
     async def _after_floor(self, thread_id: str, key: str, heads: list[Entry]) -> Entry | None:
         """The newest of ``heads``, unless this process has seen something newer that still exists."""

@@ -71,6 +71,8 @@ KEPT = (
     *(206, 282, 484, 765),
     # What was asked for by its id before it was there was left out of that replica's lists for a minute.
     6221,
+    # A step of a turn that some replicas had as the newest for a moment was given to the others, which had deleted it.
+    8104,
 )
 
 
