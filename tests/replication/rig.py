@@ -80,6 +80,10 @@ class Rig:
             found[name] = state.total_tokens_used
         return found
 
+    async def everywhere(self, thread: str = "t") -> list[list[int]]:
+        """The marks of a thread in every replica, newest first."""
+        return [list((await self.marks(number, thread)).values()) for number in range(len(self.stores))]
+
     async def latest(self, number: int, thread: str = "t") -> int | None:
         """What a reader without this library takes for the newest."""
         state = await self.stores[number].load(thread)

@@ -19,7 +19,7 @@ async def half_noted(rig: Rig, name: str | None) -> None:
     p.heal()
     await p.rest()
     left = [] if name is None else [1]
-    assert [list((await rig.marks(number)).values()) for number in range(3)] == [left] * 3
+    assert await rig.everywhere() == [left] * 3
     assert await p.load() == (None if name is None else 1)
     await p.save(3)
     rig.wipe(0)
@@ -27,7 +27,7 @@ async def half_noted(rig: Rig, name: str | None) -> None:
     await q.load()
     assert (await q.stack.scrub()).deleted == 0
     await q.rest()
-    assert [list((await rig.marks(number)).values()) for number in range(3)] == [[3, *left]] * 3
+    assert await rig.everywhere() == [[3, *left]] * 3
 
 
 async def died_over(rig: Rig, name: str | None) -> None:
@@ -46,8 +46,8 @@ async def died_over(rig: Rig, name: str | None) -> None:
     report = await q.stack.scrub()
     assert (report.differed, report.deleted, report.copied) == (0, 6 if name is None else 3, 0)
     left = [5] if name is None else [5, 1]
-    assert [list((await rig.marks(number)).values()) for number in range(3)] == [left] * 3
-    assert [list((await rig.marks(number, "u")).values()) for number in range(3)] == [[4]] * 3
+    assert await rig.everywhere() == [left] * 3
+    assert await rig.everywhere("u") == [[4]] * 3
     before = [len(link.calls) for link in q.links]
     assert (await q.stack.scrub()).deleted == 0
     calls = [call for link, count in zip(q.links, before, strict=True) for call in link.calls[count:]]

@@ -14,11 +14,6 @@ from locus_tiered.testing.reference import ReferenceCheckpointer
 from tests.replication.rig import Process, Rig, scenario
 
 
-async def everywhere(rig: Rig, thread: str = "t") -> list[list[int]]:
-    """The marks of a thread in every replica, newest first."""
-    return [list((await rig.marks(number, thread)).values()) for number in range(len(rig.stores))]
-
-
 async def long_away(p: Process, number: int = 0) -> None:
     """Have a replica fail for so long that it is left alone for half a minute at a time, and come back just now."""
     p.cut(number)
@@ -43,8 +38,8 @@ async def test_a_replica_that_is_back_is_written_to_where_a_quorum_needs_it(rig:
     assert await p.load() is None
     p.heal()
     await p.rest()
-    assert await everywhere(rig) == [[]] * 3
-    assert await everywhere(rig, "u") == [[8]] * 3
+    assert await rig.everywhere() == [[]] * 3
+    assert await rig.everywhere("u") == [[8]] * 3
 
 
 @scenario
@@ -57,7 +52,7 @@ async def test_a_delete_needs_it_as_much(rig: Rig) -> None:
     assert await rig.ids(0) == await rig.ids(2) == []
     p.heal()
     await p.rest()
-    assert await everywhere(rig) == [[]] * 3
+    assert await rig.everywhere() == [[]] * 3
 
 
 @scenario
@@ -74,8 +69,8 @@ async def test_of_two_replicas_the_one_that_is_back_takes_what_the_other_cannot(
         await p.save(3)  # it missed something of that one: alone, it cannot tell whether that is deleted meanwhile
     p.heal()
     await p.rest()
-    assert await everywhere(rig, "u") == [[7, 2]] * 2
-    assert await everywhere(rig) == [[3, 1, 1]] * 2
+    assert await rig.everywhere("u") == [[7, 2]] * 2
+    assert await rig.everywhere() == [[3, 1, 1]] * 2
 
 
 @scenario
@@ -90,7 +85,7 @@ async def test_where_all_are_needed_nobody_waits_for_the_pause_to_end(rig: Rig) 
     assert p.stack._replicas[0].is_resting
     p.heal()
     await p.save(7)
-    assert await everywhere(rig) == [[7, 5, 4, 3, 2, 1]] * 3
+    assert await rig.everywhere() == [[7, 5, 4, 3, 2, 1]] * 3
 
 
 @scenario
@@ -105,7 +100,7 @@ async def test_nobody_waits_for_one_that_hangs_where_another_is_back(rig: Rig) -
     assert list((await rig.marks(0, "u")).values()) == [7, 1]
     p.heal()
     await p.rest()
-    assert await everywhere(rig, "u") == [[7, 1]] * 3
+    assert await rig.everywhere("u") == [[7, 1]] * 3
 
 
 @scenario
@@ -125,7 +120,7 @@ async def test_two_that_are_away_are_not_asked_for_every_write_more_than_before(
     assert asked[0] <= 10 and asked[1] <= 10, "one look each, and no write"
     p.heal()
     await p.rest()
-    found = await everywhere(rig)
+    found = await rig.everywhere()
     assert found == [found[0]] * 3
 
 
@@ -141,7 +136,7 @@ async def test_one_that_comes_back_empty_has_no_vote(rig: Rig) -> None:
     p.heal()
     await p.rest()
     assert (await p.stack.scrub()).unreachable == set()
-    assert await everywhere(rig) == [[7, 1, 1]] * 3
+    assert await rig.everywhere() == [[7, 1, 1]] * 3
 
 
 @scenario
@@ -160,7 +155,7 @@ async def test_one_that_missed_more_than_is_kept_has_no_vote_for_what_it_did_not
         await p.save(12)
     p.heal()
     await p.rest()
-    assert await everywhere(rig) == [list(range(12, 0, -1))] * 3
+    assert await rig.everywhere() == [list(range(12, 0, -1))] * 3
 
 
 class Refusing(ReferenceCheckpointer):
@@ -196,7 +191,7 @@ async def test_who_is_asked_late_takes_nothing_that_is_older_than_what_he_has(ri
     replica.flusher.worked()
     await p.save(8, "draft", "u")
     await p.rest()
-    assert await everywhere(rig, "u") == [[8]] * 3
+    assert await rig.everywhere("u") == [[8]] * 3
     assert p.saved(0, "u")[-1] == "draft"
 
 

@@ -55,11 +55,6 @@ def tenants(rig: Rig) -> Rig:
     return rig
 
 
-async def everywhere(rig: Rig, thread: str = "t") -> list[list[int]]:
-    """The marks of a thread of this tenant in every replica, newest first."""
-    return [list((await rig.marks(number, thread)).values()) for number in range(3)]
-
-
 @scenario
 async def test_a_scope_of_one_replica_alone_is_refused(rig: Rig) -> None:
     scopes: list[ContextVar[str | None]] = [ContextVar(f"tenant {number}", default=None) for number in range(3)]
@@ -95,13 +90,13 @@ async def test_hints_of_a_tenant_go_out_after_a_restart_as_soon_as_he_calls(rig:
         assert await q.load() is None
         await q.rest()
         assert [count() for count in q.stack.hints_waiting][2] > 0, "nobody knows how to call for acme"
-        assert await everywhere(rig) == [[]] * 3
+        assert await rig.everywhere() == [[]] * 3
     with of("acme"):
         assert await q.load() == 3
         await q.rest()
         assert [count() for count in q.stack.hints_waiting] == [0] * 3
-        assert await everywhere(rig) == [[3, 2]] * 3
-        assert await everywhere(rig, "gone") == [[]] * 3
+        assert await rig.everywhere() == [[3, 2]] * 3
+        assert await rig.everywhere("gone") == [[]] * 3
 
 
 @scenario
@@ -143,7 +138,7 @@ async def test_a_wiped_replica_is_found_out_whoever_calls_first(rig: Rig) -> Non
     assert [replica.fenced for replica in q.stack._replicas] == [False, True, False]
     with of("acme"):
         assert (await q.stack.scrub()).copied == 1
-        assert await everywhere(rig) == [[1]] * 3
+        assert await rig.everywhere() == [[1]] * 3
 
 
 @scenario
@@ -201,5 +196,5 @@ async def test_what_a_replica_missed_too_much_of_is_compared_for_whom_it_is(rig:
     with of("acme"):
         assert await p.load() == 9
         await p.rest()
-        assert await everywhere(rig) == [list(range(9, 0, -1))] * 3
+        assert await rig.everywhere() == [list(range(9, 0, -1))] * 3
         assert not p.stack._replicas[2].marked

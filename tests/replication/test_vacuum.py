@@ -40,11 +40,6 @@ async def threads(rig: Rig, number: int) -> list[str]:
     return sorted(name for name in rig.stores[number].stored if not name.startswith(RESERVED))
 
 
-async def everywhere(rig: Rig, thread: str = "t") -> list[list[int]]:
-    """The marks of a thread in every replica, newest first."""
-    return [list((await rig.marks(number, thread)).values()) for number in range(len(rig.stores))]
-
-
 # -- what goes, and what stays ----------------------------------------------------------------------------------------
 
 
@@ -63,7 +58,7 @@ async def test_age_is_that_of_the_stamp_and_is_the_same_in_every_replica(rig: Ri
     assert await p.stack.vacuum(30) == 2
     await p.rest()
     assert [await threads(rig, number) for number in range(3)] == [["both", "young"]] * 3
-    assert await everywhere(rig, "both") == [[5, 4]] * 3
+    assert await rig.everywhere("both") == [[5, 4]] * 3
     assert await p.load(thread="old") is None
     assert sorted(await p.stack.list_threads()) == ["both", "young"]
     assert await p.stack.vacuum(30) == 0
@@ -105,7 +100,7 @@ async def test_tombstones_are_not_vacuumed(rig: Rig) -> None:
     assert await q.stack.vacuum(7) == 1
     await q.stack.scrub()
     assert await q.load("one") is None
-    assert await everywhere(rig) == [[]] * 3
+    assert await rig.everywhere() == [[]] * 3
 
 
 @scenario
@@ -146,8 +141,8 @@ async def test_what_a_replica_missed_does_not_come_back(rig: Rig) -> None:
         await q.load(thread=f"{thread}, both")
         report = await q.stack.scrub()
         assert (report.copied, report.in_step) == (2, True), "the tombstones alone"
-        assert await everywhere(rig, thread) == [[]] * 3
-        assert await everywhere(rig, f"{thread}, both") == [[3]] * 3
+        assert await rig.everywhere(thread) == [[]] * 3
+        assert await rig.everywhere(f"{thread}, both") == [[3]] * 3
 
 
 @scenario
@@ -161,7 +156,7 @@ async def test_a_state_from_before_the_stack_has_no_age(rig: Rig) -> None:
     later(p, 40)
     assert await p.stack.vacuum(30) == 2
     await p.rest()
-    assert await everywhere(rig) == [[1]] * 3
+    assert await rig.everywhere() == [[1]] * 3
     assert await p.load() == 1
     await rig.stores[2].delete("t", "before")
     assert (await rig.process(ahead=40 * DAY).stack.scrub()).copied == 1, "no tombstone buries it"
@@ -190,7 +185,7 @@ async def test_what_is_saved_meanwhile_stays(rig: Rig) -> None:
     assert await vacuum == 2
     await mine
     await p.rest()
-    assert await everywhere(rig) == [[4, 3]] * 3
+    assert await rig.everywhere() == [[4, 3]] * 3
     assert await p.load() == await q.load() == 4
     assert (await p.stack.scrub()).differed == 0
 
@@ -211,7 +206,7 @@ async def test_a_young_save_that_one_replica_has_missed_keeps_its_thread(rig: Ri
     assert await p.stack.vacuum(30) == 1
     await p.rest()
     assert await p.load() == 2
-    assert (await everywhere(rig))[:2] == [[2], [2]]
+    assert (await rig.everywhere())[:2] == [[2], [2]]
 
 
 @scenario
@@ -231,7 +226,7 @@ async def test_two_at_once_harm_nobody(rig: Rig) -> None:
     assert 12 <= sum(counts) <= 24
     await p.rest()
     assert [await threads(rig, number) for number in range(3)] == [["both"]] * 3
-    assert await everywhere(rig, "both") == [[20]] * 3
+    assert await rig.everywhere("both") == [[20]] * 3
 
 
 @scenario
@@ -246,10 +241,10 @@ async def test_of_two_replicas_both_must_be_in_step(plain: Rig) -> None:
     with pytest.raises(QuorumError, match="; 0 checkpoints were deleted before"):
         await p.stack.vacuum(0.5)
     await p.rest(120.0)
-    assert await everywhere(rig) == [[2]] * 2
+    assert await rig.everywhere() == [[2]] * 2
     assert await p.stack.vacuum(0.5) == 1
     await p.rest()
-    assert await everywhere(rig) == [[]] * 2
+    assert await rig.everywhere() == [[]] * 2
 
 
 # -- when something fails ---------------------------------------------------------------------------------------------
@@ -283,7 +278,7 @@ async def test_nothing_is_deleted_while_too_few_can_be_asked(rig: Rig) -> None:
     with pytest.raises(QuorumError, match="Nothing was deleted"):
         await p.stack.vacuum(30)
     p.heal()
-    assert await everywhere(rig) == [[1]] * 3
+    assert await rig.everywhere() == [[1]] * 3
 
 
 @scenario
@@ -320,7 +315,7 @@ async def test_a_comparison_leaves_the_tombstones_that_hints_of_others_still_nee
     assert await again.load(thread="other") is None
     await again.rest()
     await again.stack.scrub()
-    assert await everywhere(rig) == [[]] * 3
+    assert await rig.everywhere() == [[]] * 3
     assert await q.load("draft") is None
 
 
@@ -351,11 +346,11 @@ async def test_one_that_deletes_only_whole_threads_refuses_single_ones_for_all(r
         await p.stack.delete("t", "one")
     assert [len(link.calls) for link in p.links] == before
     await p.rest()
-    assert await everywhere(rig) == [[2, 1]] * 3
+    assert await rig.everywhere() == [[2, 1]] * 3
     assert (await p.stack.scrub()).differed == 0
     assert await p.stack.delete("t")
     await p.rest()
-    assert await everywhere(rig) == [[]] * 3
+    assert await rig.everywhere() == [[]] * 3
 
 
 @scenario
@@ -369,8 +364,8 @@ async def test_where_one_deletes_only_whole_threads_what_is_old_beside_young_sta
     await p.save(3, thread="both")
     assert await p.stack.vacuum(30) == 1
     await p.rest()
-    assert await everywhere(rig, "old") == [[]] * 3
-    assert await everywhere(rig, "both") == [[3, 2]] * 3
+    assert await rig.everywhere("old") == [[]] * 3
+    assert await rig.everywhere("both") == [[3, 2]] * 3
     assert (await p.stack.scrub()).differed == 0
 
 
@@ -393,7 +388,7 @@ async def test_nobody_stays_fenced_for_what_a_replica_can_never_delete(rig: Rig)
     report = await q.stack.scrub()
     assert (report.unmended, report.deleted, report.unreachable) == (1, 2, set())
     assert [replica.fenced for replica in q.stack._replicas] == [False] * 3
-    assert await everywhere(rig, "gone") == [[]] * 3, "all of it is to go, which it can"
+    assert await rig.everywhere("gone") == [[]] * 3, "all of it is to go, which it can"
     await q.rest()
     before = [len(link.calls) for link in q.links]
     await q.rest(300.0)
@@ -449,7 +444,7 @@ async def test_a_hint_that_can_never_be_delivered_is_told_of_and_a_comparison_en
     assert not await p.stack.exists("t", "draft"), "whatever the hint says"
     store.refuses = False
     assert (await p.stack.scrub()).copied == 1
-    assert await everywhere(rig) == [[2, 1]] * 3
+    assert await rig.everywhere() == [[2, 1]] * 3
     assert p.stack._replicas[0].in_step
 
 
@@ -495,7 +490,7 @@ async def test_replicas_that_have_all_been_wiped_are_as_good_as_new(rig: Rig) ->
     await p.rest()
     await p.save(4, "name", thread="u")
     await p.rest()
-    assert await everywhere(rig, "u") == [[4, 2]] * 3
+    assert await rig.everywhere("u") == [[4, 2]] * 3
     assert [replica.is_believed for replica in p.stack._replicas] == [True] * 3
 
 
@@ -534,7 +529,7 @@ async def test_of_lost_replicas_the_union_is_right(rig: Rig) -> None:
     assert (report.deleted, report.quarantined) == (0, 0)
     assert [replica.fenced for replica in p.stack._replicas] == [False] * 3
     for thread, mark in (("t", 1), ("u", 2)):
-        assert await everywhere(rig, thread) == [[mark]] * 3
+        assert await rig.everywhere(thread) == [[mark]] * 3
 
 
 # -- one store, without replication -----------------------------------------------------------------------------------
