@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
@@ -156,9 +157,10 @@ async def _live(life: Life, say: Callable[..., None]) -> None:
     say("open", **asdict(await behind.recover()))
     if life.drains_first:
         await behind.flush()
-        say("drained", rows=behind.pending().rows, dead=behind.pending().dead_letters)
+        say("drained", at=time.monotonic(), rows=behind.pending().rows, dead=behind.pending().dead_letters)
     for thread in life.looks_at:
-        say("saw", thread=thread, found=await _look(stack, thread))
+        begun = time.monotonic()
+        say("saw", thread=thread, begun=begun, found=await _look(stack, thread))
     told = Told(stack, say)
     if life.deletes is not None:
         await told.delete(life.deletes)
@@ -171,7 +173,7 @@ async def _live(life: Life, say: Callable[..., None]) -> None:
 
     await asyncio.gather(*(work(thread) for thread in life.works_on))
     await stack.close()
-    say("closed", rows=behind.pending().rows, dead=behind.pending().dead_letters)
+    say("closed", at=time.monotonic(), rows=behind.pending().rows, dead=behind.pending().dead_letters)
 
 
 def live(life: Life, pipe: Connection) -> None:

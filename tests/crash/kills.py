@@ -118,12 +118,16 @@ class Campaign:
     def __init__(self, server: SeaweedFS, path: Path, seed: int) -> None:
         self.server, self.path, self.seed = server, path, seed
         self.bucket = server.bucket_name()
+        with contextlib.closing(server.client()) as client:  # not by several processes at a time
+            client.create_bucket(Bucket=self.bucket)
         self.figures = Figures()
         self.chance = Random(seed)
         self.ledger = Ledger(torn=True)
         self._numbers = 0
         # Who may hold operations of a thread that the bucket has not: living processes, and journals of dead ones.
         self._holders: dict[str, set[object]] = {thread: set() for thread in THREADS}
+        # When the last of them had paid, in seconds of the clock that all processes of a machine share.
+        self._owed_until = dict.fromkeys(THREADS, 0.0)
 
     # -- what they say --------------------------------------------------------------------------------
 
@@ -165,16 +169,18 @@ class Campaign:
     def _drained(self, life: Life, said: dict[str, Any], calls: dict[int, Event]) -> None:
         if said["rows"] or said["dead"]:
             self.figures.note(f"STUCK process {life.number}: {said}")
-        for holders in self._holders.values():
-            holders.discard(life.number)
+        for thread, holders in self._holders.items():
+            if life.number in holders:
+                holders.discard(life.number)
+                self._owed_until[thread] = max(self._owed_until[thread], said["at"])
 
     def _closed(self, life: Life, said: dict[str, Any], calls: dict[int, Event]) -> None:
         self._drained(life, said, calls)
 
     def _saw(self, life: Life, said: dict[str, Any], calls: dict[int, Event]) -> None:
         thread, found = said["thread"], said["found"]
-        if self._holders[thread] - {life.number}:
-            return  # somebody else still owes the bucket something: nothing can be said yet
+        if self._holders[thread] - {life.number} or said["begun"] < self._owed_until[thread]:
+            return  # somebody else still owed the bucket something when this look began: nothing can be said
         self.figures.looks += 1
         (_, newest), *listed = found
         for name, mark in listed:
