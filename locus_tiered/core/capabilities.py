@@ -61,6 +61,15 @@ class Explanation(Mapping[str, Verdict]):
         """The same with some verdicts replaced."""
         return Explanation({**self._verdicts, **verdicts})
 
+    def told_by(self, member: str) -> Explanation:
+        """The same as ``member`` of a stack says it, which may have members itself: the names of both."""
+        return Explanation(
+            {
+                flag: verdict if verdict.member == member else replace(verdict, member=f"{member} ({verdict.member})")
+                for flag, verdict in self._verdicts.items()
+            }
+        )
+
     @property
     def capabilities(self) -> CheckpointerCapabilities:
         """The flags in the SDK's own type."""

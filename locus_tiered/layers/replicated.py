@@ -172,7 +172,7 @@ class ReplicatedCheckpointer(ReplicatedWrites):
             layer.share_stamps(stamps)
 
     def explain(self) -> Explanation:
-        members = [layer.explain() for layer in self._layers]
+        members = [layer.explain().told_by(layer.name) for layer in self._layers]
         every = {
             flag: Explanation.all_of(members, flag)
             for flag in ("vacuum", "ttl", "persistent_checkpoint_ids", SINGLE_DELETES)

@@ -15,6 +15,7 @@ from locus.memory.backends.s3 import S3Backend
 
 from locus_tiered import (
     BoundedMemoryCheckpointer,
+    CachedCheckpointer,
     DirectoryCheckpointer,
     GuardedCheckpointer,
     ReplicatedCheckpointer,
@@ -188,3 +189,12 @@ async def test_a_replicas_name_is_told_from_inside_its_leg() -> None:
     with pytest.raises(CapabilityMissing, match="which paris lacks"):
         await stack.search("x")
     assert [verdict.member for verdict in (paris.explain()["vacuum"], tokyo.explain()["vacuum"])] == ["paris", "tokyo"]
+
+
+async def test_a_replica_of_several_members_is_named_with_the_one_that_lacks_it() -> None:
+    paris = CachedCheckpointer(FaultyCheckpointer())
+    stack = ReplicatedCheckpointer(paris, FaultyCheckpointer(), names=["paris", "tokyo"], write_quorum="all")
+    lacking = stack.explain()["search"]
+    assert (lacking.granted, lacking.member) == (False, "paris (FaultyCheckpointer)")
+    with pytest.raises(CapabilityMissing, match=r"which paris \(FaultyCheckpointer\) lacks"):
+        await stack.search("x")
