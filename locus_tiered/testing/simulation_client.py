@@ -153,9 +153,7 @@ class Client:
             found = await stack.load(thread, name)
             self._looked[thread, None] = self._looked[thread, name] = began
             world.note(f"{self._name} load {thread}/{name}: {found and found.total_tokens_used}")
-            if name is None:
-                return world.history.newest(reader, thread, began, found, weak)
-            return world.history.by_id(reader, thread, name, began, found, weak)
+            return world.history.loaded(reader, thread, name, began, found, weak)
 
         return await self._do(f"load {thread}/{name}", load)
 

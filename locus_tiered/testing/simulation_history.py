@@ -259,34 +259,18 @@ class History:
 
     # -- judging answers -----------------------------------------------------------------------------
 
-    def newest(
-        self, to: Reader, thread: str, began: float, found: AgentState | None, weak: Collection[int] = ()
+    def loaded(
+        self,
+        to: Reader,
+        thread: str,
+        name: str | None,
+        began: float,
+        found: AgentState | None,
+        weak: Collection[int] = (),
     ) -> list[str]:
-        """What is wrong with an answer to ``load(thread)``."""
+        """What is wrong with an answer to ``load(thread, name)``; ``name=None`` asks for the newest."""
         now, problems = self.now(), []
-        stamp = ""
-        if found is not None:
-            problems += self._body(found, thread, None)
-            version = self.versions.get(found.total_tokens_used)
-            if problems or version is None:
-                return problems
-            if self.is_gone(version, began, to):
-                problems.append(f"RESURRECTED {self._who(version)} as the newest of {thread}, told to {_life(to)}")
-            stamp = version.stamp
-        for other in self.expected(thread, to, began, everybodys=found is None, weak=weak):
-            if other.stamp > stamp and not self.may_be_gone(other, now):
-                told = "none" if found is None else f"mark {found.total_tokens_used}"
-                what = "LOST" if found is None else "STALE"
-                problems.append(f"{what} {self._who(other)}: the newest of {thread} is {told}, told to {_life(to)}")
-        if found is not None:
-            to.seen.add(found.total_tokens_used)
-        return problems
-
-    def by_id(
-        self, to: Reader, thread: str, name: str, began: float, found: AgentState | None, weak: Collection[int] = ()
-    ) -> list[str]:
-        """What is wrong with an answer to ``load(thread, name)``."""
-        now, problems = self.now(), []
+        asked = f"the newest of {thread}" if name is None else f"{thread}/{name}"
         stamp = ""
         if found is not None:
             problems += self._body(found, thread, name)
@@ -294,12 +278,13 @@ class History:
             if problems or version is None:
                 return problems
             if self.is_gone(version, began, to):
-                problems.append(f"RESURRECTED {self._who(version)}, told to {_life(to)}")
+                problems.append(f"RESURRECTED {self._who(version)} as {asked}, told to {_life(to)}")
             stamp = version.stamp
         for other in self.expected(thread, to, began, everybodys=found is None, weak=weak):
-            if other.id == name and other.stamp > stamp and not self.may_be_gone(other, now):
+            if name in (None, other.id) and other.stamp > stamp and not self.may_be_gone(other, now):
                 told = "none" if found is None else f"mark {found.total_tokens_used}"
-                problems.append(f"{'LOST' if found is None else 'STALE'} {self._who(other)}: {told} to {_life(to)}")
+                what = "LOST" if found is None else "STALE"
+                problems.append(f"{what} {self._who(other)}: {asked} is {told}, told to {_life(to)}")
         if found is not None:
             to.seen.add(found.total_tokens_used)
         return problems

@@ -30,19 +30,27 @@ import pytest
 from locus_tiered.core.layer import Layer
 from locus_tiered.testing.simulation import SimulationFailed, simulate
 from tests.replication import (
+    test_away,
+    test_deletes,
     test_first_look,
     test_found_outside,
     test_half_deleted,
     test_late_writes,
     test_meanwhile,
+    test_mending,
+    test_reads,
     test_rolling,
-    test_scenarios,
     test_scrub,
     test_vacuum,
+    test_writes,
 )
 
 _STORIES = (
-    test_scenarios,
+    test_writes,
+    test_reads,
+    test_away,
+    test_deletes,
+    test_mending,
     test_late_writes,
     test_meanwhile,
     test_scrub,
@@ -504,7 +512,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.replication.mutants", description=main.__doc__)
     parser.add_argument("words", nargs="*")
     wanted = parser.parse_args(arguments).words
-    logging.disable()  # what goes wrong here goes wrong on purpose
+    logging.getLogger().addHandler(logging.NullHandler())  # what goes wrong here goes wrong on purpose
     for _, scenario in scenarios():
         scenario()  # on the right implementation all of them hold
     tried = [mutant for mutant in MUTANTS if not wanted or any(word in mutant.name for word in wanted)]

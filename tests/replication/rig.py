@@ -17,6 +17,7 @@ from locus.core.state import AgentState
 from locus_tiered import ReplicatedCheckpointer
 from locus_tiered.core.ids import marked_name
 from locus_tiered.core.traits import Traits
+from locus_tiered.testing.damage import damaged
 from locus_tiered.testing.faults import FaultyCheckpointer
 from locus_tiered.testing.reference import ReferenceCheckpointer
 from locus_tiered.testing.simulation_history import state_of
@@ -44,6 +45,15 @@ class OwnLatest(ReferenceCheckpointer):
         return await super().load(thread_id, checkpoint_id)
 
 
+class KeepsTheLatest(OwnLatest):
+    """Forgets its copy of the newest with the whole thread only (as key-value adapters do)."""
+
+    async def delete(self, thread_id: str, checkpoint_id: str | None = None) -> bool:
+        if checkpoint_id is None:
+            self.latest.pop(thread_id, None)
+        return await super().delete(thread_id, checkpoint_id)
+
+
 class Rig:
     """The replicas' stores, and where journals are kept."""
 
@@ -65,6 +75,12 @@ class Rig:
         """Have a replica lose everything."""
         self.stores[number].stored.clear()
         self.stores[number]._arrivals.clear()
+
+    async def damage(self, number: int, checkpoint_id: str, thread: str = "t") -> None:
+        """Have a replica's copy of a checkpoint be another state than was saved, as only its digest can tell."""
+        state = await self.stores[number].load(thread, checkpoint_id)
+        assert state is not None
+        await self.stores[number].save(damaged(state, Random(1)), thread, checkpoint_id)
 
     async def ids(self, number: int, thread: str = "t") -> list[str]:
         """What a replica itself holds, newest first by its own order."""
@@ -157,3 +173,13 @@ def scenario(test: Test) -> Callable[[], None]:
     functools.update_wrapper(run, test)
     run.__signature__ = inspect.Signature()  # type: ignore[attr-defined]  # no fixtures
     return run
+
+
+def two(test: Test) -> Callable[[], None]:
+    """A scenario over two replicas instead of three."""
+
+    async def story(plain: Rig) -> None:
+        await test(Rig(plain.place, replicas=2))
+
+    functools.update_wrapper(story, test)
+    return scenario(story)
