@@ -186,6 +186,11 @@ class Layer(BaseCheckpointer):
         """Whether a save can be acknowledged while whoever holds the truth cannot be reached."""
         return self._inner is not None and self._inner.saves_without_home
 
+    @property
+    def lays_tombstones(self) -> bool:
+        """Whether a delete leaves by itself what keeps old writes from coming back, with its own stamp."""
+        return self._inner is not None and self._inner.lays_tombstones
+
     async def freeze(self, operation: Save) -> Save:
         """Settle a save: encode the state, stamp it, fix its id. Only a layer that ``orders`` can."""
         raise NotImplementedError(f"{type(self).__name__} does not stamp saves")

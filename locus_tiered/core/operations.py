@@ -124,13 +124,19 @@ class ListCheckpoints(Operation[list[Entry]]):
 
 @dataclass(frozen=True, slots=True)
 class Delete(Operation[bool]):
-    """Remove one checkpoint, or the whole thread; answers whether there was anything to remove."""
+    """Remove one checkpoint, or the whole thread; answers whether there was anything to remove.
+
+    ``stamp`` is the moment of the call, given once, by the outermost layer that stamps saves: what is saved after the
+    call, and waits behind the delete, is above it. ``late``: it was acknowledged then, and what was saved since stays.
+    """
 
     name: ClassVar[str] = "delete"
     changes: ClassVar[bool] = True
 
     thread_id: str
     checkpoint_id: str | None = None
+    stamp: str | None = None
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,10 @@ the id. Everything below handles the same immutable :class:`Checkpoint`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import EllipsisType
 
+from cachetools import LRUCache
 from locus.core.state import AgentState
 from locus.memory.checkpointer import BaseCheckpointer
 
@@ -16,7 +18,7 @@ from locus_tiered.core.clock import SYSTEM, Clock
 from locus_tiered.core.errors import BackendError
 from locus_tiered.core.flights import Flights
 from locus_tiered.core.layer import DispatchingLayer
-from locus_tiered.core.operations import Head, Save
+from locus_tiered.core.operations import Delete, Head, Save
 from locus_tiered.core.stamp import StampClock, is_stamp
 
 __all__ = ["OrderingLayer", "scoped_key"]
@@ -41,6 +43,8 @@ class OrderingLayer(DispatchingLayer, base=True):
         self._clock = clock
         self._stamps = StampClock(clock)
         self._looks: Flights[None] = Flights()
+        # Per thread: the last delete that went higher than its call, from where to where.
+        self._raised: LRUCache[str, tuple[str, str]] = LRUCache(4096)
         self._partition = self.traits.partition
 
     def _scoped(self, thread_id: str) -> str:
@@ -66,6 +70,26 @@ class OrderingLayer(DispatchingLayer, base=True):
             stamp = self._stamps.issue(key)
         checkpoint = Checkpoint(thread_id, wanted or stamp, stamp, metadata, body)
         return Save(thread_id, None, checkpoint.id, None, checkpoint, operation.iteration)
+
+    def _dated(self, operation: Delete) -> Delete:
+        """The delete with the moment of its call, taken before it waits for anything."""
+        if operation.stamp is not None:
+            return operation
+        return replace(operation, stamp=self._stamps.reserve(self._scoped(operation.thread_id)))
+
+    def _raise_delete(self, key: str, asked: str, stamp: str) -> str:
+        """Have a delete go to ``stamp``, which may be above that of its call, for what it is to cover lies there."""
+        if stamp > asked:
+            self._raised[key] = (asked, stamp)
+        return stamp
+
+    def _lifted(self, key: str, operation: Save) -> Save:
+        """A save whose turn has come: if it was called after a delete that then had to go above it, it goes higher."""
+        checkpoint = operation.checkpoint
+        asked, raised = self._raised.get(key, ("", ""))
+        if checkpoint is None or checkpoint.stamp is None or not asked < checkpoint.stamp <= raised:
+            return operation
+        return replace(operation, checkpoint=checkpoint.moved(stamp=self._stamps.issue(key)))
 
     async def _look(self, thread_id: str, *, again: bool = False) -> str:
         """Know the thread's newest stamp before the first one is issued in it; answers the thread's key.

@@ -23,12 +23,13 @@ from cachetools import LRUCache
 
 from locus_tiered.core.clock import SYSTEM, Clock
 
-__all__ = ["StampClock", "is_stamp", "looks_random", "stamp_seconds"]
+__all__ = ["StampClock", "above", "is_stamp", "looks_random", "stamp_seconds"]
 
 _COUNTER_BITS = 34
 _TOLERATED_SKEW_MS = 60_000
 _COUNTER_TOP = 1 << _COUNTER_BITS  # fraction of the millisecond and counter, as one number
 _FRACTION_TOP = 1 << 20
+_MOST_RANDOM = (1 << 24) - 1
 _SHAPE = re.compile(r"[0-9a-f]{12}7[0-9a-f]{3}[89ab][0-9a-f]{15}")
 _RANDOM_SHAPE = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -71,6 +72,18 @@ def _tick(stamp: str) -> int:
     return milliseconds * _COUNTER_TOP + (high << 22) + low
 
 
+def above(stamp: str, *seen: str) -> str:
+    """``stamp`` where it is above all that was seen (empty: nothing was), else the first one above that.
+
+    No clock that has seen the same will ever issue one below that.
+    """
+    highest = max(seen, default="")
+    if stamp > highest:
+        return stamp
+    tick, random = _tick(highest), int(highest[:28], 16) & _MOST_RANDOM
+    return _compose(tick, random + 1) if random < _MOST_RANDOM else _compose(tick + 1, 0)
+
+
 class StampClock:
     """Issues the stamps of one layer. Safe to use from several threads.
 
@@ -81,23 +94,39 @@ class StampClock:
     def __init__(self, clock: Clock = SYSTEM, *, remember: int = 65_536) -> None:
         self._clock = clock
         self._last: LRUCache[str, int] = LRUCache(maxsize=remember)
+        self._unseen: LRUCache[str, bool] = LRUCache(maxsize=remember)  # all that is known of them was issued here
         self._lock = Lock()
 
     def issue(self, thread: str) -> str:
         """The next stamp of ``thread``: above the wall clock, the last one issued and the highest one seen."""
+        return self._issue(thread, seen=True)
+
+    def reserve(self, thread: str) -> str:
+        """A stamp of this moment for what is put in its place later, when the thread has been looked at.
+
+        As :meth:`issue`, but whoever issues the next one is still to look first.
+        """
+        return self._issue(thread, seen=False)
+
+    def _issue(self, thread: str, *, seen: bool) -> str:
         bits = self._clock.random_bits
         # Both starting points are random, so that two processes never issue one stamp twice.
         milliseconds, fraction = divmod(self._clock.wall() * 1000, 1)
         now = int(milliseconds) * _COUNTER_TOP + (int(fraction * _FRACTION_TOP) << 14) + bits(13)
         with self._lock:
+            if seen:
+                self._unseen.pop(thread, None)
+            elif thread not in self._last:
+                self._unseen[thread] = True
             tick = max(now, self._last.get(thread, -1) + 1 + bits(12))
             self._last[thread] = tick
-        return _compose(tick, bits(24))
+        return _compose(tick, min(bits(24), _MOST_RANDOM - 1))  # there is room for one above it
 
     def observe(self, thread: str, stamp: str | None) -> None:
         """Note a stamp seen in ``thread`` (``None``: the thread was looked at and has none)."""
         tick = _tick(stamp) if stamp is not None else -1
         with self._lock:
+            self._unseen.pop(thread, None)
             self._last[thread] = max(tick, self._last.get(thread, -1))
 
     def adopt(self, thread: str, stamp: str) -> bool:
@@ -113,4 +142,4 @@ class StampClock:
     def has_seen(self, thread: str) -> bool:
         """Whether this clock knows anything of ``thread``; if not, look before issuing."""
         with self._lock:
-            return thread in self._last
+            return thread in self._last and thread not in self._unseen

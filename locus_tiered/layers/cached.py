@@ -148,6 +148,7 @@ class CachedCheckpointer(OrderingLayer):
         return await self._lanes.change(key, save)
 
     async def on_delete(self, op: Delete) -> bool:
+        op = self._dated(op)
         key = self._scoped(op.thread_id)
         view = self._views.of(key)
 

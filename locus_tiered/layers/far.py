@@ -214,8 +214,8 @@ class Far:
             self.took(key, checkpoint.entry)
         elif row.id is not None:
             if self.needs_tombstone(key, row.id):
-                await self.tombstones.lay(row.thread, row.id, row.stamp, late=True)
-            await self.inner.handle(Delete(row.thread, row.id))
+                await self.bury(row.thread, row.id, row.stamp, late=True)
+            await self.inner.handle(Delete(row.thread, row.id, row.stamp, late=True))
             self.deleted(key, row.id)
         else:
             await self._send_thread_delete(key, row)
@@ -226,15 +226,15 @@ class Far:
         By others; or by a former process, whose disk failed and could not note that this had been sent.
         """
         if self._lays:
-            await self.tombstones.lay(row.thread, None, row.stamp, late=True)
+            await self.bury(row.thread, None, row.stamp, late=True)
         if not self.exclusive or row.context is None:
             listed = await self.entries(row.thread, key)
             if any(outlives(entry, row) for entry in listed):
                 for entry in listed:
                     if not outlives(entry, row):
-                        await self.inner.handle(Delete(row.thread, entry.id))
+                        await self.inner.handle(Delete(row.thread, entry.id, row.stamp, late=True))
                 return
-        await self.inner.handle(Delete(row.thread))
+        await self.inner.handle(Delete(row.thread, None, row.stamp, late=True))
         self.deleted(key, None)
 
     async def objections(self, key: str, rows: Sequence[PendingRow]) -> dict[PendingRow, str]:
@@ -307,12 +307,21 @@ class Far:
         asked = [(thread_id, None), *((thread_id, entry.id) for entry in saved)]
         gone = await self.tombstones.among(asked)
         thread = gone.get((thread_id, None), "")
-        dead = {entry for entry in saved if (entry.stamp or "") <= max(thread, gone.get((thread_id, entry.id), ""))}
+        graves = {entry: max(thread, gone.get((thread_id, entry.id), "")) for entry in saved}
+        dead = {entry: grave for entry, grave in graves.items() if (entry.stamp or "") <= grave}
         if dead:
             for entry in await self.entries(thread_id, key):
                 if entry in dead:
-                    await self.inner.handle(Delete(thread_id, entry.id))
+                    await self.inner.handle(Delete(thread_id, entry.id, dead[entry], late=True))
                     self.deleted(key, entry.id)
+
+    async def bury(self, thread_id: str, checkpoint_id: str | None, stamp: str, *, late: bool = False) -> None:
+        """Leave a tombstone before a delete, unless the far store does so itself.
+
+        One that is taken by too few replicas goes on with its delete there; laid from here it would go on alone.
+        """
+        if not self.inner.lays_tombstones:
+            await self.tombstones.lay(thread_id, checkpoint_id, stamp, late=late)
 
     def needs_tombstone(self, key: str, checkpoint_id: str) -> bool:
         """Whether a former process may still hold a save of this id, which a delete must keep from being sent."""

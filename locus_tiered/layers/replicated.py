@@ -35,7 +35,7 @@ from locus_tiered.core.lanes import Lanes
 from locus_tiered.core.layer import Layer, construction
 from locus_tiered.core.logs import logger_for
 from locus_tiered.core.operations import CopyThread, Delete, Head, ListCheckpoints, Load, Save, Vacuum
-from locus_tiered.core.stamp import StampClock, looks_random
+from locus_tiered.core.stamp import StampClock, above, looks_random
 from locus_tiered.core.traits import Traits
 from locus_tiered.core.units import parse_bytes, show_bytes
 from locus_tiered.layers.order import warn_about_order
@@ -171,6 +171,10 @@ class ReplicatedCheckpointer(ReplicatedWrites):
         for layer in self._layers:
             layer.share_stamps(stamps)
 
+    @property
+    def lays_tombstones(self) -> bool:
+        return True
+
     def explain(self) -> Explanation:
         members = [layer.explain().told_by(layer.name) for layer in self._layers]
         every = {
@@ -206,13 +210,16 @@ class ReplicatedCheckpointer(ReplicatedWrites):
         if op.iteration:
             self._iterations[key, checkpoint.id] = True
         await checkpoint.body.encode()
-        frozen, stamp = op, checkpoint.stamp
+        frozen = op
 
         async def save() -> str:
-            await self._to_all(key, frozen, stamp)
-            self._tell(key, [checkpoint.entry])
-            self._conflicts.saved(key, base, checkpoint.entry)
-            return checkpoint.id
+            lifted = self._lifted(key, frozen)
+            saved = lifted.checkpoint
+            assert saved is not None and saved.stamp is not None
+            await self._to_all(key, lifted, saved.stamp)
+            self._tell(key, [saved.entry])
+            self._conflicts.saved(key, base, saved.entry)
+            return saved.id
 
         return await self._lanes.change(key, save)
 
@@ -221,34 +228,49 @@ class ReplicatedCheckpointer(ReplicatedWrites):
             # A replica that cannot would keep it, and tell of it again.
             self._demand(SINGLE_DELETES, "delete() of one checkpoint", outcome="; nothing was deleted")
         key = self._key(op.thread_id)
+        op = self._dated(op)
+        assert op.stamp is not None
+        asked = op.stamp
 
         async def delete() -> bool:
             bury = self._needs_tombstone(key, op)
-            minded = True
+            stamp, minded = asked, True
             if bury:
                 await self._ready()
-                # The tombstone must be above what others have saved, and above the one before it.
-                await self._look_around(op.thread_id, key)
-                minded = await self._mind_graves(op.thread_id, key, op.checkpoint_id)
+                stamp, minded = await self._above_all(op, key, asked)
             deleted = False
             for _ in range(_ROUNDS):
-                stamp = self._stamps.issue(key)
                 if bury:
                     await self._lay(op, stamp)
-                    minded = minded or await self._mind_graves(op.thread_id, key, op.checkpoint_id)
+                    minded = minded or await self._mind_graves(op.thread_id, key, op.checkpoint_id) is not None
                 self._graves.dig(key, op.checkpoint_id, stamp)  # before: what mends a replica must not come after
                 said = await self._to_all(key, op, stamp)
                 deleted = deleted or any(each.vote and each.result for each in said)
                 newer = max(each.newer for each in said)
-                if not newer:
+                if not newer or op.late:
                     break
-                self._stamps.observe(key, newer)  # nobody had told of it: once more, above it
+                self._stamps.observe(key, newer)
+                stamp = self._raise_delete(key, asked, above(stamp, newer))  # nobody had told of it: again, above it
             self._forget(key, op.checkpoint_id)
             again = op.checkpoint_id is None or not looks_random(op.checkpoint_id)  # somebody may be saving that
             self._look_at_latest(op.thread_id, key, compare=bury and again)
             return deleted
 
         return await self._lanes.change(key, delete)
+
+    async def _above_all(self, op: Delete, key: str, asked: str) -> tuple[str, bool]:
+        """A stamp for a delete above what others have saved, and not below the tombstone before it.
+
+        No higher than that: what this process saves after the call waits behind the delete, and is not to be covered.
+        Answers also whether tombstones could be asked for.
+        """
+        stamp = asked
+        if not op.late:
+            floor, told = self._floors.of(key), self._told.newest(key)
+            known = [each.stamp or "" for each in (floor, told) if each is not None]
+            stamp = above(asked, await self._look_around(op.thread_id, key), *known)
+        grave = await self._mind_graves(op.thread_id, key, op.checkpoint_id)
+        return self._raise_delete(key, asked, max(stamp, grave or "")), grave is not None
 
     async def _lay(self, op: Delete, stamp: str) -> None:
         """Leave the tombstone; where too few replicas take it, the delete is not acknowledged.

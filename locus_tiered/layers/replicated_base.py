@@ -253,28 +253,31 @@ class ReplicatedBase(ReplicatedRows, base=True):
 
     # -- what was deleted -----------------------------------------------------------------------------
 
-    async def _look_around(self, thread_id: str, key: str) -> None:
-        """Know the greatest stamp that was acknowledged in the thread by anybody, as far as that can be told."""
+    async def _look_around(self, thread_id: str, key: str) -> str:
+        """The greatest stamp that was acknowledged in the thread by anybody, as far as that can be told; or empty."""
         answers: Answers[Entry | None] = await self._ask(
             Head(thread_id), key, lambda replica: replica.ask(Head(thread_id)), lambda *_: False, at_once=self._noes
         )
-        for head in answers.others.values():
-            if head is not None:
-                self._stamps.observe(key, head.stamp)
+        heads = [head.stamp for head in answers.others.values() if head is not None and head.stamp is not None]
+        for stamp in heads:
+            self._stamps.observe(key, stamp)
+        return max(heads, default="")
 
-    async def _mind_graves(self, thread_id: str, key: str, checkpoint_id: str | None = None) -> bool:
+    async def _mind_graves(self, thread_id: str, key: str, checkpoint_id: str | None = None) -> str | None:
         """What was there is gone: what this process saves next must be above the delete, whatever clocks say.
 
-        Answers whether tombstones could be asked for. Without it, only a clock that is behind is a danger.
+        Answers the stamp of that delete, empty if there was none, or ``None`` when tombstones cannot be asked for.
+        Without it, only a clock that is behind is a danger.
         """
         if thread_id.startswith(RESERVED):
-            return True
+            return ""
         asked = dict.fromkeys([(thread_id, None), (thread_id, checkpoint_id)])
         with suppress(LocusTieredError, OSError):
-            for stamp in (await self.tombstones.among(asked)).values():
+            stamps = (await self.tombstones.among(asked)).values()
+            for stamp in stamps:
                 self._stamps.observe(key, stamp)
-            return True
-        return False
+            return max(stamps, default="")
+        return None
 
     # -- mending what was read -----------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import Context, copy_context
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from locus_tiered.core.capabilities import SINGLE_DELETES
 from locus_tiered.core.checkpoint import ITERATION_KEY, Checkpoint
@@ -146,6 +146,7 @@ async def delete_up_to(far: Far, key: str, op: Delete, stamp: str) -> tuple[bool
     Answers whether there was anything, and the stamp of what is newer, empty if nothing is. Asks first where there may
     be something newer: one more request for a thread, or for a name that a person chose.
     """
+    op = replace(op, stamp=stamp, late=True)
     layer, thread_id, name = far.inner, op.thread_id, op.checkpoint_id
     newer = ""
     if thread_id.startswith(RESERVED) or (name is not None and looks_random(name)):
@@ -161,7 +162,7 @@ async def delete_up_to(far: Far, key: str, op: Delete, stamp: str) -> tuple[bool
     if len(older) < len(listed):
         newer = listed[0].stamp or ""
         if layer.explain()[SINGLE_DELETES]:
-            return any([await layer.handle(Delete(thread_id, entry.id)) for entry in older]), newer
+            return any([await layer.handle(replace(op, checkpoint_id=entry.id)) for entry in older]), newer
     return await layer.handle(op), newer
 
 

@@ -133,13 +133,17 @@ class WriteBehindCheckpointer(WriteBehindDeletes):
     async def on_save(self, op: Save) -> str:
         if op.checkpoint is None:
             op = await self.freeze(op)
-        checkpoint = op.checkpoint
-        assert checkpoint is not None
+        assert op.checkpoint is not None
         key = self._key(op.thread_id)
-        self._stamps.observe(key, checkpoint.stamp)
+        self._stamps.observe(key, op.checkpoint.stamp)
+
+        frozen = op
 
         async def save() -> str:
             journal = await self._open()
+            op = self._lifted(key, frozen)
+            checkpoint = op.checkpoint
+            assert checkpoint is not None
             if checkpoint.stamp is None or self.ack == "far" or (self.ack == "turn" and not op.iteration):
                 await self._to_far_or_journal(journal, key, op, checkpoint)
             else:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from contextvars import copy_context
+from dataclasses import replace
 from typing import Literal
 
 from locus_tiered.core.errors import BackendError, JournalError, JournalFull
 from locus_tiered.core.operations import Delete, Exists
 from locus_tiered.core.signals import emit
-from locus_tiered.core.stamp import is_stamp
+from locus_tiered.core.stamp import above, is_stamp
 from locus_tiered.layers.pending import overlay
 from locus_tiered.layers.write_behind_reads import WriteBehindReads
 from locus_tiered.stores.journal import Journal
@@ -59,6 +60,7 @@ class WriteBehindDeletes(WriteBehindReads, base=True):
     # -- deleting ------------------------------------------------------------------------------------
 
     async def on_delete(self, op: Delete) -> bool:
+        op = self._dated(op)
         key = self._key(op.thread_id)
 
         async def delete() -> bool:
@@ -99,7 +101,7 @@ class WriteBehindDeletes(WriteBehindReads, base=True):
         heard = len(caught) < len(saves) or any(row.attempted or self._far.may_hold(key, row) for row in saves)
         try:
             if heard or len(mine) > len(saves):
-                row = self._delete_row(key, op)
+                row = self._delete_row(journal, key, op)
                 await self._keep(journal, row, caught)
             else:
                 if _has_served(caught, rows):
@@ -146,7 +148,7 @@ class WriteBehindDeletes(WriteBehindReads, base=True):
         except BackendError:
             return False
         if there:
-            await self._keep(journal, self._delete_row(key, op))
+            await self._keep(journal, self._delete_row(journal, key, op))
         return there
 
     async def _delete_sent(
@@ -164,18 +166,19 @@ class WriteBehindDeletes(WriteBehindReads, base=True):
             except BackendError:
                 there = True  # nobody can tell: the delete is kept, and will have been right
             if there:
-                await self._keep(journal, self._delete_row(key, op))
+                await self._keep(journal, self._delete_row(journal, key, op))
             return there
         if self._far.needs_tombstone(key, checkpoint_id):
             if not is_stamp(checkpoint_id):
                 await self._far.entries(op.thread_id, key)
-            await self._far.tombstones.lay(op.thread_id, checkpoint_id, self._stamp(key, checkpoint_id))
+            op = self._settled(journal, key, op)
+            await self._far.bury(op.thread_id, checkpoint_id, self._stamp(journal, key, op))
         return await self._delete_far(journal, key, op)
 
     async def _delete_thread(self, journal: Journal, key: str, op: Delete, rows: Sequence[PendingRow]) -> bool:
         if self.ack == "journal":
             there = await self._is_there(key, op.thread_id, rows)
-            row = self._delete_row(key, op)
+            row = self._delete_row(journal, key, op)
             caught = journal.index.doom(rows)
             try:
                 await self._keep(journal, row, caught)
@@ -186,7 +189,8 @@ class WriteBehindDeletes(WriteBehindReads, base=True):
         known = await self._is_there(key, op.thread_id, rows) if rows else None
         if not self.exclusive:
             await self._far.head(op.thread_id, key)  # the delete is to be above whatever is there
-            await self._far.tombstones.lay(op.thread_id, None, self._stamp(key))
+            op = self._settled(journal, key, op)
+            await self._far.bury(op.thread_id, None, self._stamp(journal, key, op))
 
         async def delete() -> bool:
             # Nothing is in flight here: what failed on its way and stayed is caught too.
@@ -209,7 +213,7 @@ class WriteBehindDeletes(WriteBehindReads, base=True):
             await journal.catch_up()
             await journal.drop(rows)
         except JournalError:
-            await self._far.tombstones.lay(op.thread_id, None, self._stamp(key))
+            await self._far.bury(op.thread_id, None, self._stamp(journal, key, op))
             journal.put_off(rows)
 
     async def _is_there(self, key: str, thread_id: str, rows: Sequence[PendingRow]) -> bool:
@@ -226,15 +230,17 @@ class WriteBehindDeletes(WriteBehindReads, base=True):
     async def _delete_through(self, journal: Journal, key: str, op: Delete) -> bool:
         """A journal that takes nothing cannot forget its rows: they go first, and a tombstone keeps them out."""
         await self._flusher.send(journal, key)
-        await self._far.tombstones.lay(op.thread_id, op.checkpoint_id, self._stamp(key, op.checkpoint_id))
+        await self._far.bury(op.thread_id, op.checkpoint_id, self._stamp(journal, key, op))
         deleted = await self._delete_far(journal, key, op)
         dead = [row for row in journal.index.of(key) if row.error and op.checkpoint_id in (None, row.id)]
         journal.put_off(dead)
         return deleted or bool(dead)
 
     async def _delete_far(self, journal: Journal, key: str, op: Delete) -> bool:
+        settled = self._settled(journal, key, op)
+
         async def delete() -> bool:
-            deleted = await self.inner.handle(op)
+            deleted = await self.inner.handle(settled)
             self._far.deleted(key, op.checkpoint_id)
             return deleted
 
@@ -257,17 +263,28 @@ class WriteBehindDeletes(WriteBehindReads, base=True):
         if rows:
             self._flusher.wake(journal)
 
-    def _delete_row(self, key: str, op: Delete) -> PendingRow:
-        stamp = self._stamp(key, op.checkpoint_id)
+    def _delete_row(self, journal: Journal, key: str, op: Delete) -> PendingRow:
+        stamp = self._stamp(journal, key, op)
         return self._new_row("delete", key, op.thread_id, op.checkpoint_id, stamp)
 
-    def _stamp(self, key: str, checkpoint_id: str | None = None) -> str:
-        """The stamp of a delete: above all that is known to be there, whatever the clocks of others say."""
-        newest = self._far.newest(key)
-        for seen in (newest, checkpoint_id):
-            if seen and is_stamp(seen):
-                self._stamps.observe(key, seen)
-        return self._stamps.issue(key)
+    def _stamp(self, journal: Journal, key: str, op: Delete) -> str:
+        """The stamp of a delete: above all that is known to be there, whatever the clocks of others say.
+
+        And below all that is saved after its call, or a crash would take for deleted what waits behind it.
+        """
+        assert op.stamp is not None
+        if op.late:
+            return op.stamp
+        seen = [self._far.newest(key), *(row.stamp for row in journal.index.of(key))]
+        if op.checkpoint_id is not None and is_stamp(op.checkpoint_id):
+            seen.append(op.checkpoint_id)
+        for each in filter(None, seen):
+            self._stamps.observe(key, each)
+        return self._raise_delete(key, op.stamp, above(op.stamp, *seen))
+
+    def _settled(self, journal: Journal, key: str, op: Delete) -> Delete:
+        """A delete whose place in the order is decided here: below, it goes no higher than that."""
+        return replace(op, stamp=self._stamp(journal, key, op), late=True)
 
 
 def _has_served(saves: Sequence[PendingRow], rows: Sequence[PendingRow]) -> bool:

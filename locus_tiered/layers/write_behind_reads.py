@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from locus_tiered.core.checkpoint import Checkpoint, Entry
 from locus_tiered.core.errors import BackendError, CorruptCheckpoint, shorten
+from locus_tiered.core.ids import RESERVED
 from locus_tiered.core.layer import MOST
 from locus_tiered.core.logs import logger_for
 from locus_tiered.core.operations import (
@@ -199,7 +200,7 @@ class WriteBehindReads(WriteBehindLife, base=True):
         journal = await self._open()
         here: dict[str, bool] = {}
         for row in reversed(journal.index.all()):
-            if row.tenant != self._far.tenant(row.thread) or row.thread in here:
+            if row.thread.startswith(RESERVED) or row.thread in here or row.tenant != self._far.tenant(row.thread):
                 continue
             rows = await self._rows(journal, key_of(row))
             if self._kept(rows):

@@ -173,6 +173,8 @@ class History:
         for removal in self._removed.get(version.thread, ()):
             if removal.id not in (None, version.id) or removal.begun >= at:
                 continue
+            if removal.by is version.by and removal.begun < version.begun and not self.skewed:
+                continue  # it waits behind that delete, acknowledged or not
             # Who reads by one replica may not have heard of a delete, and saves below it if clocks differ by hours.
             # So does who is told of what was saved while it was deleted, and does not look for what is gone.
             unheard = self.skewed and removal.by is not version.by

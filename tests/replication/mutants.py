@@ -42,6 +42,7 @@ from tests.replication import (
     test_rolling,
     test_scrub,
     test_vacuum,
+    test_waiting_saves,
     test_writes,
 )
 
@@ -59,6 +60,7 @@ _STORIES = (
     test_rolling,
     test_first_look,
     test_half_deleted,
+    test_waiting_saves,
 )
 
 __all__ = ["MUTANTS", "Mutant", "broken", "catchers", "scenarios"]
@@ -249,8 +251,32 @@ MUTANTS = (
     Mutant(
         "a delete does not come again above what was newer",
         "layers.replicated:ReplicatedCheckpointer.on_delete",
-        "if not newer:",
+        "if not newer or op.late:",
         "if True:",
+    ),
+    Mutant(
+        "a delete is stamped when its turn comes",
+        "layers.replicated:ReplicatedCheckpointer._above_all",
+        "stamp = above(asked, await self._look_around(op.thread_id, key), *known)",
+        "await self._look_around(op.thread_id, key)\n        stamp = self._stamps.issue(key)",
+    ),
+    Mutant(
+        "what waits behind a delete that went higher stays below it",
+        "core.ordering:OrderingLayer._lifted",
+        "not asked < checkpoint.stamp <= raised",
+        "True",
+    ),
+    Mutant(
+        "what is written behind is deleted as of now",
+        "layers.replicated:ReplicatedCheckpointer._above_all",
+        "stamp = asked",
+        "stamp = self._stamps.issue(key) if op.late else asked",
+    ),
+    Mutant(
+        "a delete does not look for what is above its call",
+        "layers.replicated:ReplicatedCheckpointer._above_all",
+        "await self._look_around(op.thread_id, key), *known",
+        "*known",
     ),
     Mutant(
         "a save after a delete is not put above it",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from locus_tiered import WriteBehindCheckpointer
 from locus_tiered.core.errors import QuorumError
+from locus_tiered.layers.write_behind_options import Ack
 from tests.replication.rig import Rig, scenario
 
 
@@ -72,3 +74,25 @@ async def test_a_comparison_carries_out_what_a_process_died_over(rig: Rig) -> No
 @scenario
 async def test_a_comparison_carries_out_what_it_died_over_of_a_single_checkpoint(rig: Rig) -> None:
     await died_over(rig, "draft")
+
+
+@pytest.mark.parametrize("ack", ["turn", "far"])
+def test_a_delete_that_is_written_behind_rolls_forward_as_well(ack: Ack) -> None:
+    for name in (None, "draft"):
+
+        @scenario
+        async def story(rig: Rig, name: str | None = name) -> None:
+            p = rig.process(journal="p")
+            await p.save(1, "draft")
+            await p.rest()
+            stack = WriteBehindCheckpointer(p.stack, journal=rig.place / "behind", ack=ack, clock=p.clock.clock())
+            p.cut(0, 1)
+            with pytest.raises(QuorumError, match="was not acknowledged"):
+                await stack.delete("t", name)
+            p.heal()
+            await p.rest()
+            assert await rig.everywhere() == [[]] * 3
+            assert await stack.load("t") is None
+            await stack.close()
+
+        story()
