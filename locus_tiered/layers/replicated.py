@@ -270,7 +270,10 @@ class ReplicatedCheckpointer(ReplicatedWrites):
             known = [each.stamp or "" for each in (floor, told) if each is not None]
             stamp = above(asked, await self._look_around(op.thread_id, key), *known)
         grave = await self._mind_graves(op.thread_id, key, op.checkpoint_id)
-        return self._raise_delete(key, asked, max(stamp, grave or "")), grave is not None
+        stamp = max(stamp, grave or "")
+        if not op.late:
+            self._raise_delete(key, asked, stamp)
+        return stamp, grave is not None
 
     async def _lay(self, op: Delete, stamp: str) -> None:
         """Leave the tombstone; where too few replicas take it, the delete is not acknowledged.

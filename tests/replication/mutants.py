@@ -267,6 +267,12 @@ MUTANTS = (
         "True",
     ),
     Mutant(
+        "what is late goes above a delete that found a later one",
+        "layers.replicated:ReplicatedCheckpointer._above_all",
+        "if not op.late:\n        self._raise_delete",
+        "if True:\n        self._raise_delete",
+    ),
+    Mutant(
         "what is written behind is deleted as of now",
         "layers.replicated:ReplicatedCheckpointer._above_all",
         "stamp = asked",

@@ -148,3 +148,25 @@ async def test_a_replica_of_several_layers_hears_when_a_delete_was_asked_for(rig
     assert await _newest(stack) == 2
     assert await rig.everywhere() == [[2]] * 3
     await stack.close()
+
+
+@scenario
+async def test_what_is_late_at_a_replica_of_replicas_is_put_above_nothing(plain: Rig) -> None:
+    rig = Rig(plain.place, replicas=5)
+    p = rig.process()
+    clock, kind = p.clock.clock(), type(p.stack)
+    inner = kind(*p.links[:3], clock=clock, journal=rig.place / "inner")
+    outer = kind(inner, *p.links[3:], clock=clock, journal=rig.place / "outer")
+    await outer.save(state_of(1), "t")
+    await p.rest()
+    for link in p.links[:3]:
+        link.inject(on("list_checkpoints", thread_id="t", times=3).slow(1.0))
+    await outer.delete("t")
+    await outer.save(state_of(2), "t")
+    await outer.delete("t")  # the note of this one arrives while the first one is under way
+    await p.rest()
+    assert await _newest(outer) is None
+    await outer.scrub()
+    assert await _newest(outer) is None
+    assert await rig.everywhere() == [[]] * 5
+    await outer.close()
