@@ -332,7 +332,7 @@ class Replica:
         async def remove() -> bool:
             if await self._has_newer(thread_id, entry):
                 return False
-            await self._now(key, Delete(thread_id, entry.id))
+            await self._now(key, Delete(thread_id, entry.id, entry.stamp, late=entry.stamp is not None))
             return True
 
         return await self.flusher.lanes.change(key, remove)
