@@ -178,43 +178,29 @@ class WriteBehindDeletes(WriteBehindReads, base=True):
     async def _delete_thread(self, journal: Journal, key: str, op: Delete, rows: Sequence[PendingRow]) -> bool:
         if self.ack == "journal":
             there = await self._is_there(key, op.thread_id, rows)
-            row = self._delete_row(journal, key, op)
-            caught = journal.index.doom(rows)
-            try:
-                await self._keep(journal, row, caught)
-            except BaseException:
-                self._spare(journal, caught)
-                raise
+            await self._delete_pending(journal, key, op, rows)
             return there
-        known = await self._is_there(key, op.thread_id, rows) if rows else None
-        if not self.exclusive:
-            await self._far.head(op.thread_id, key)  # the delete is to be above whatever is there
-            op = self._settled(journal, key, op)
-            await self._far.bury(op.thread_id, None, self._stamp(journal, key, op))
-
-        async def delete() -> bool:
-            # Nothing is in flight here: what failed on its way and stayed is caught too.
-            caught = journal.index.doom(journal.index.of(key))
-            try:
-                deleted = await self.inner.handle(op)
-                self._far.deleted(key, None)
-                await self._forget(journal, key, op, caught)
-            except BaseException:
-                self._spare(journal, caught)
-                raise
-            return deleted
-
-        deleted = await self._flusher.alone(journal, key, delete)
-        return deleted if known is None else known
-
-    async def _forget(self, journal: Journal, key: str, op: Delete, rows: Sequence[PendingRow]) -> None:
-        """Drop rows that were deleted with their thread; a tombstone stands in for a journal that cannot."""
+        head = await self._far.head(op.thread_id, key)  # the delete is to be above whatever is there
+        there = await self._is_there(key, op.thread_id, rows) if rows else head is not None
+        # In the journal first: a crash, or an outage, half-way through would leave the tombstone, which takes what is
+        # pending here and elsewhere, and of what the far store holds only a part.
+        await self._delete_pending(journal, key, op, rows)
         try:
-            await journal.catch_up()
-            await journal.drop(rows)
-        except JournalError:
-            await self._far.bury(op.thread_id, None, self._stamp(journal, key, op))
-            journal.put_off(rows)
+            await self._flusher.send(journal, key)
+        except BackendError as error:
+            error.add_note(f"{self.name}: the delete is kept in the journal, and goes on when the far store is back")
+            raise
+        return there
+
+    async def _delete_pending(self, journal: Journal, key: str, op: Delete, rows: Sequence[PendingRow]) -> None:
+        """Have the journal keep a thread's delete instead of what is pending of it."""
+        row = self._delete_row(journal, key, op)
+        caught = journal.index.doom(rows)
+        try:
+            await self._keep(journal, row, caught)
+        except BaseException:
+            self._spare(journal, caught)
+            raise
 
     async def _is_there(self, key: str, thread_id: str, rows: Sequence[PendingRow]) -> bool:
         """Whether a thread has any checkpoint; while nobody can tell, its delete will have been right."""

@@ -174,18 +174,60 @@ async def test_a_thread_deleted_while_a_row_of_it_fails_on_its_way_stays_deleted
         assert await far_words(far, "t") == []
 
 
-async def test_a_delete_of_a_thread_that_fails_loses_nothing_that_is_pending(tmp_path: Path) -> None:
+@pytest.mark.parametrize("exclusive", [False, True])
+async def test_a_delete_of_a_thread_in_an_outage_loses_nothing_that_is_pending(tmp_path: Path, exclusive: bool) -> None:
     far = FaultyCheckpointer()
-    async with behind(far, tmp_path / "a") as stack:
+    async with behind(far, tmp_path / "a", exclusive=exclusive) as stack:
+        await stack.save(said("end"), "t")
+        state, name = step([], "step")
+        await stack.save(state, "t", name)
+        far.partition()
+        with pytest.raises(BackendError):
+            await stack.delete("t")
+        far.heal()
+        assert await stack_words(stack, "t") == ["end", "step"]
+        assert await stack.delete("t") and await stack.load("t") is None
+        assert nothing_pending(stack)
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+async def test_a_delete_of_a_thread_that_fails_half_way_goes_on(tmp_path: Path, exclusive: bool) -> None:
+    far = FaultyCheckpointer()
+    async with behind(far, tmp_path / "a", exclusive=exclusive) as stack:
         await stack.save(said("end"), "t")
         state, name = step([], "step")
         await stack.save(state, "t", name)
         far.inject(on("delete", thread_id="t").fail_before())
-        with pytest.raises(BackendError):
+        with pytest.raises(BackendError) as raised:
             await stack.delete("t")
-        assert await stack_words(stack, "t") == ["end", "step"]
-        assert await stack.delete("t") and await stack.load("t") is None
-        assert nothing_pending(stack)
+        assert "the delete is kept in the journal, and goes on" in raised.value.__notes__[0]
+        assert await stack_words(stack, "t") == []
+        await stack.save(said("after"), "t")
+        assert await stack_words(stack, "t") == ["after"]
+    assert await far_words(far, "t") == ["after"]
+
+
+async def test_a_crash_over_the_delete_of_a_thread_leaves_no_older_version_of_what_was_pending(tmp_path: Path) -> None:
+    store = ReferenceCheckpointer()
+    far = FaultyCheckpointer(store)
+    async with behind(far, tmp_path / "a", ack="journal", drain_timeout=0.1) as stack:
+        await stack.save(said("older"), "t", "draft")
+        await stack.flush()
+        await stack.save(said("newer"), "t", "draft")
+        first = crashed(tmp_path / "a", "first")
+        far.partition()
+    far = FaultyCheckpointer(store)
+    async with behind(far, first, ack="turn", drain_timeout=0.1) as other:
+        far.inject(on("save", thread_id="t", times=None).fail_before())
+        far.inject(on("delete", thread_id="t", times=None).fail_before())  # the note of it is there by then
+        with pytest.raises(BackendError):
+            await other.delete("t")
+        second = crashed(first, "second")
+        far.partition()
+    async with behind(store, second, ack="turn") as third:
+        assert await stack_words(third, "t") == []
+        await third.flush()
+        assert await far_words(store, "t") == []
 
 
 async def test_in_an_outage_a_step_is_not_taken_for_the_newest_when_the_end_of_its_turn_is_in_the_far_store(
