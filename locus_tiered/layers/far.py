@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextvars import Context, copy_context
+from dataclasses import replace
 from threading import Lock
 
 from cachetools import LRUCache
@@ -212,29 +213,31 @@ class Far:
             self.sent(key, checkpoint.entry)
             await self.inner.handle(Save(row.thread, None, checkpoint.id, None, checkpoint, row.iteration))
             self.took(key, checkpoint.entry)
-        elif row.id is not None:
-            if self.needs_tombstone(key, row.id):
-                await self.bury(row.thread, row.id, row.stamp, late=True)
-            await self.inner.handle(Delete(row.thread, row.id, row.stamp, late=True))
-            self.deleted(key, row.id)
-        else:
-            await self._send_thread_delete(key, row)
+            return
+        delete = Delete(row.thread, row.id, row.stamp, late=True)
+        if row.id is None:
+            await self._send_thread_delete(key, row, delete)
+            return
+        if self.needs_tombstone(key, row.id):
+            await self.bury(delete, late=True)
+        await self.inner.handle(delete)
+        self.deleted(key, row.id)
 
-    async def _send_thread_delete(self, key: str, row: PendingRow) -> None:
+    async def _send_thread_delete(self, key: str, row: PendingRow, delete: Delete) -> None:
         """Delete a thread as it was when the delete was acknowledged: what was saved since stays.
 
         By others; or by a former process, whose disk failed and could not note that this had been sent.
         """
         if self._lays:
-            await self.bury(row.thread, None, row.stamp, late=True)
+            await self.bury(delete, late=True)
         if not self.exclusive or row.context is None:
             listed = await self.entries(row.thread, key)
             if any(outlives(entry, row) for entry in listed):
                 for entry in listed:
                     if not outlives(entry, row):
-                        await self.inner.handle(Delete(row.thread, entry.id, row.stamp, late=True))
+                        await self.inner.handle(replace(delete, checkpoint_id=entry.id))
                 return
-        await self.inner.handle(Delete(row.thread, None, row.stamp, late=True))
+        await self.inner.handle(delete)
         self.deleted(key, None)
 
     async def objections(self, key: str, rows: Sequence[PendingRow]) -> dict[PendingRow, str]:
@@ -315,13 +318,15 @@ class Far:
                     await self.inner.handle(Delete(thread_id, entry.id, dead[entry], late=True))
                     self.deleted(key, entry.id)
 
-    async def bury(self, thread_id: str, checkpoint_id: str | None, stamp: str, *, late: bool = False) -> None:
-        """Leave a tombstone before a delete, unless the far store does so itself.
+    async def bury(self, delete: Delete, *, late: bool = False) -> None:
+        """Leave the tombstone of a delete before it is sent, unless the far store does so itself.
 
         One that is taken by too few replicas goes on with its delete there; laid from here it would go on alone.
+        ``late`` as in :meth:`Tombstones.lay`.
         """
+        assert delete.stamp is not None
         if not self.inner.lays_tombstones:
-            await self.tombstones.lay(thread_id, checkpoint_id, stamp, late=late)
+            await self.tombstones.lay(delete.thread_id, delete.checkpoint_id, delete.stamp, late=late)
 
     def needs_tombstone(self, key: str, checkpoint_id: str) -> bool:
         """Whether a former process may still hold a save of this id, which a delete must keep from being sent."""

@@ -136,7 +136,6 @@ class WriteBehindCheckpointer(WriteBehindDeletes):
         assert op.checkpoint is not None
         key = self._key(op.thread_id)
         self._stamps.observe(key, op.checkpoint.stamp)
-
         frozen = op
 
         async def save() -> str:

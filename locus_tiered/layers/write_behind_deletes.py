@@ -168,12 +168,10 @@ class WriteBehindDeletes(WriteBehindReads, base=True):
             if there:
                 await self._keep(journal, self._delete_row(journal, key, op))
             return there
-        if self._far.needs_tombstone(key, checkpoint_id):
-            if not is_stamp(checkpoint_id):
-                await self._far.entries(op.thread_id, key)
-            op = self._settled(journal, key, op)
-            await self._far.bury(op.thread_id, checkpoint_id, self._stamp(journal, key, op))
-        return await self._delete_far(journal, key, op)
+        buries = self._far.needs_tombstone(key, checkpoint_id)
+        if buries and not is_stamp(checkpoint_id):
+            await self._far.entries(op.thread_id, key)
+        return await self._delete_far(journal, key, op, buries=buries)
 
     async def _delete_thread(self, journal: Journal, key: str, op: Delete, rows: Sequence[PendingRow]) -> bool:
         if self.ack == "journal":
@@ -216,14 +214,16 @@ class WriteBehindDeletes(WriteBehindReads, base=True):
     async def _delete_through(self, journal: Journal, key: str, op: Delete) -> bool:
         """A journal that takes nothing cannot forget its rows: they go first, and a tombstone keeps them out."""
         await self._flusher.send(journal, key)
-        await self._far.bury(op.thread_id, op.checkpoint_id, self._stamp(journal, key, op))
-        deleted = await self._delete_far(journal, key, op)
+        deleted = await self._delete_far(journal, key, op, buries=True)
         dead = [row for row in journal.index.of(key) if row.error and op.checkpoint_id in (None, row.id)]
         journal.put_off(dead)
         return deleted or bool(dead)
 
-    async def _delete_far(self, journal: Journal, key: str, op: Delete) -> bool:
-        settled = self._settled(journal, key, op)
+    async def _delete_far(self, journal: Journal, key: str, op: Delete, *, buries: bool) -> bool:
+        # Its place in the order is decided here: below, it goes no higher than that.
+        settled = replace(op, stamp=self._stamp(journal, key, op), late=True)
+        if buries:
+            await self._far.bury(settled)
 
         async def delete() -> bool:
             deleted = await self.inner.handle(settled)
@@ -267,10 +267,6 @@ class WriteBehindDeletes(WriteBehindReads, base=True):
         for each in filter(None, seen):
             self._stamps.observe(key, each)
         return self._raise_delete(key, op.stamp, above(op.stamp, *seen))
-
-    def _settled(self, journal: Journal, key: str, op: Delete) -> Delete:
-        """A delete whose place in the order is decided here: below, it goes no higher than that."""
-        return replace(op, stamp=self._stamp(journal, key, op), late=True)
 
 
 def _has_served(saves: Sequence[PendingRow], rows: Sequence[PendingRow]) -> bool:

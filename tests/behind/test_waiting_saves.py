@@ -23,16 +23,22 @@ async def test_what_is_saved_after_a_delete_that_its_caller_has_left_stays(
 ) -> None:
     store, answers = ReferenceCheckpointer(), asyncio.Event()
     far = FaultyCheckpointer(store)
-    slow = Between(far, lambda _: False, answers.wait)
+    asked = asyncio.Event()
+
+    async def hold() -> None:
+        asked.set()
+        await answers.wait()
+
+    slow = Between(far, lambda _: False, hold)
     async with behind(slow, tmp_path / "a", ack="journal") as stack:
         await stack.save(said("first"), "t", "draft")
         await stack.flush()
         slow.when = lambda op: isinstance(op, Head | ListCheckpoints | Exists) and op.thread_id == "t"
         left = asyncio.create_task(stack.delete("t", name))
-        await asyncio.sleep(0.01)
+        await asked.wait()
         left.cancel()
         saving = asyncio.create_task(stack.save(said("second"), "t", name))
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # it waits for its turn by then
         answers.set()
         await saving
         far.inject(on("save", thread_id="t").fail_before())  # the delete of a thread has gone by then

@@ -12,9 +12,12 @@ from random import Random
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 from locus.core.state import AgentState
 
 from locus_tiered import ReplicatedCheckpointer
+from locus_tiered.core.envelope import KEY
+from locus_tiered.core.errors import QuorumError
 from locus_tiered.core.ids import marked_name
 from locus_tiered.core.traits import Traits
 from locus_tiered.testing.damage import damaged
@@ -81,6 +84,23 @@ class Rig:
         state = await self.stores[number].load(thread, checkpoint_id)
         assert state is not None
         await self.stores[number].save(damaged(state, Random(1)), thread, checkpoint_id)
+
+    async def spoil(self, number: int, checkpoint_id: str, thread: str = "t") -> None:
+        """Have the envelope of a replica's copy be none that was ever written."""
+        state = await self.stores[number].load(thread, checkpoint_id)
+        assert state is not None
+        envelope = {**state.metadata[KEY], "stamp": "nonsense"}
+        await self.stores[number].save(state.model_copy(update={"metadata": {KEY: envelope}}), thread, checkpoint_id)
+
+    async def half_saved(self, number: int, first: str | None = None, **options: Any) -> Process:
+        """A process whose second save ("alone") was taken by one replica alone, and so was not acknowledged."""
+        p = self.process(**options)
+        await p.save(1, first)
+        await p.rest()
+        p.cut(*(other for other in range(len(self.stores)) if other != number))
+        with pytest.raises(QuorumError):
+            await p.save(2, "alone")
+        return p
 
     async def ids(self, number: int, thread: str = "t") -> list[str]:
         """What a replica itself holds, newest first by its own order."""

@@ -129,12 +129,7 @@ async def test_tombstones_whose_hints_outgrew_their_window_are_compared_too(rig:
 
 @scenario
 async def test_what_only_a_replica_has_that_was_away_is_put_aside_there(rig: Rig) -> None:
-    p = rig.process()
-    await p.save(1)
-    await p.rest()
-    p.cut(0, 1)
-    with pytest.raises(QuorumError):
-        await p.save(2, "alone")
+    p = await rig.half_saved(2)
     await p.forget()
     q = rig.process(ahead=8 * DAY)
     q.cut(2)

@@ -167,46 +167,34 @@ async def test_a_delete_behind_its_slow_tombstone_has_a_hint_of_its_own(rig: Rig
     assert [await rig.ids(number) for number in range(2)] == [[], []]
 
 
-@scenario
-async def test_a_delete_covers_what_was_saved_above_it_while_it_was_under_way(rig: Rig) -> None:
+async def saved_while_deleted(rig: Rig, name: str | None) -> None:
     p, q = rig.process(), rig.process(ahead=3600.0)
-    await p.save(1)
+    await p.save(1, name)
     await p.rest()
     await q.load()
     p.cut(0)
     q.cut(2)
     for link in p.links:
         link.inject(on("save", thread_id=TOMBSTONES).slow(1.0))
-    deleting = asyncio.ensure_future(p.stack.delete("t"))
+    deleting = asyncio.ensure_future(p.stack.delete("t", name))
     await asyncio.sleep(0.5)
-    await q.save(2)
+    await q.save(2, name)
     await deleting
     await p.forget()
     await q.forget()
     r = rig.process()
     assert (await r.stack.scrub()).in_step
     assert [await rig.ids(number) for number in range(3)] == [[]] * 3
+
+
+@scenario
+async def test_a_delete_covers_what_was_saved_above_it_while_it_was_under_way(rig: Rig) -> None:
+    await saved_while_deleted(rig, None)
 
 
 @scenario
 async def test_a_delete_of_a_name_covers_what_was_saved_above_it_while_it_was_under_way(rig: Rig) -> None:
-    p, q = rig.process(), rig.process(ahead=3600.0)
-    await p.save(1, "draft")
-    await p.rest()
-    await q.load()
-    p.cut(0)
-    q.cut(2)
-    for link in p.links:
-        link.inject(on("save", thread_id=TOMBSTONES).slow(1.0))
-    deleting = asyncio.ensure_future(p.stack.delete("t", "draft"))
-    await asyncio.sleep(0.5)
-    await q.save(2, "draft")
-    await deleting
-    await p.forget()
-    await q.forget()
-    r = rig.process()
-    assert (await r.stack.scrub()).in_step
-    assert [await rig.ids(number) for number in range(3)] == [[]] * 3
+    await saved_while_deleted(rig, "draft")
 
 
 @scenario

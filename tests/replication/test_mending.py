@@ -76,10 +76,7 @@ async def test_an_envelope_that_is_damaged_is_replaced(rig: Rig) -> None:
     p = rig.process()
     await p.save(1, "draft")
     await p.rest()
-    state = await rig.stores[2].load("t", "draft")
-    assert state is not None
-    envelope = {**state.metadata["_locus_tiered"], "stamp": "nonsense"}
-    await rig.stores[2].save(state.model_copy(update={"metadata": {"_locus_tiered": envelope}}), "t", "draft")
+    await rig.spoil(2, "draft")
     with pytest.raises(CorruptCheckpoint):
         await p.stack.replicas[2].load("t")
     report = await p.stack.scrub()
@@ -90,12 +87,7 @@ async def test_an_envelope_that_is_damaged_is_replaced(rig: Rig) -> None:
 
 @scenario
 async def test_a_newest_that_is_damaged_wherever_it_is_keeps_nobody_from_what_was_acknowledged(rig: Rig) -> None:
-    p = rig.process()
-    await p.save(1)
-    await p.rest()
-    p.cut(1, 2)
-    with pytest.raises(QuorumError):
-        await p.save(2, "alone")
+    p = await rig.half_saved(0)
     await p.forget()
     await rig.damage(0, "alone")
     for read in ("one", "quorum"):
@@ -109,12 +101,7 @@ async def test_a_newest_that_is_damaged_wherever_it_is_keeps_nobody_from_what_wa
 
 @scenario
 async def test_what_only_a_replica_has_that_was_away_is_deleted_when_it_is_damaged(rig: Rig) -> None:
-    p = rig.process()
-    await p.save(1)
-    await p.rest()
-    p.cut(0, 1)
-    with pytest.raises(QuorumError):
-        await p.save(2, "alone")
+    p = await rig.half_saved(2)
     await p.forget()
     await rig.damage(2, "alone")
     q = rig.process(ahead=8 * DAY)
@@ -150,17 +137,9 @@ async def test_states_from_before_the_stack_are_copied_in_their_order(rig: Rig) 
 async def test_a_copy_whose_place_nobody_can_tell_keeps_its_thread_from_nothing_if_no_other_replica_has_it(
     rig: Rig,
 ) -> None:
-    p = rig.process()
-    await p.save(1, "draft")
-    await p.rest()
-    p.cut(0, 1)
-    with pytest.raises(QuorumError):
-        await p.save(2, "alone")
+    p = await rig.half_saved(2, "draft")
     await p.forget()
-    state = await rig.stores[2].load("t", "alone")
-    assert state is not None
-    envelope = {**state.metadata["_locus_tiered"], "stamp": "nonsense"}
-    await rig.stores[2].save(state.model_copy(update={"metadata": {"_locus_tiered": envelope}}), "t", "alone")
+    await rig.spoil(2, "alone")
     q = rig.process(journal="q")
     await q.load(thread="other")
     q.cut(2)
@@ -196,16 +175,8 @@ async def test_a_damaged_tombstone_is_replaced_before_anything_is_compared(rig: 
 
 @scenario
 async def test_a_damaged_listing_is_mended_though_the_others_have_missed_something_too(rig: Rig) -> None:
-    p = rig.process(journal="p", hint_window="4KiB")
-    await p.save(1, "draft")
-    await p.rest()
-    p.cut(0, 1)
-    with pytest.raises(QuorumError):
-        await p.save(2, "alone")
-    state = await rig.stores[2].load("t", "alone")
-    assert state is not None
-    envelope = {**state.metadata["_locus_tiered"], "stamp": "nonsense"}
-    await rig.stores[2].save(state.model_copy(update={"metadata": {"_locus_tiered": envelope}}), "t", "alone")
+    p = await rig.half_saved(2, "draft", journal="p", hint_window="4KiB")
+    await rig.spoil(2, "alone")
     for mark in range(3, 15):
         with pytest.raises(QuorumError):
             await p.save(mark, f"alone{mark}")

@@ -287,11 +287,8 @@ async def test_a_thread_that_is_damaged_keeps_no_other_from_being_vacuumed(rig: 
     for thread in ("a", "b", "c"):
         await p.save(1, "draft", thread=thread)
     await p.rest()
-    for store in rig.stores:
-        state = await store.load("b", "draft")
-        assert state is not None
-        envelope = {**state.metadata["_locus_tiered"], "stamp": "nonsense"}
-        await store.save(state.model_copy(update={"metadata": {"_locus_tiered": envelope}}), "b", "draft")
+    for number in range(3):
+        await rig.spoil(number, "draft", "b")
     q = rig.process(ahead=40 * DAY)
     with pytest.raises(BackendError, match="'b' for one: they stay; 2 checkpoints were deleted"):
         await q.stack.vacuum(30)

@@ -12,7 +12,13 @@ import asyncio
 import pytest
 from locus.memory.checkpointer import BaseCheckpointer
 
-from locus_tiered import BoundedMemoryCheckpointer, Tier, TieredCheckpointer, WriteBehindCheckpointer
+from locus_tiered import (
+    BoundedMemoryCheckpointer,
+    ReplicatedCheckpointer,
+    Tier,
+    TieredCheckpointer,
+    WriteBehindCheckpointer,
+)
 from locus_tiered.core.ids import RESERVED
 from locus_tiered.testing.fault_script import on
 from locus_tiered.testing.simulation_history import state_of
@@ -139,11 +145,11 @@ async def test_a_replica_of_several_layers_hears_when_a_delete_was_asked_for(rig
         WriteBehindCheckpointer(link, journal=rig.place / f"leg-{n}", ack="journal", clock=p.clock.clock())
         for n, link in enumerate(p.links)
     ]
-    stack = type(p.stack)(*legs, clock=p.clock.clock())
+    stack = ReplicatedCheckpointer(*legs, clock=p.clock.clock())
     await stack.save(state_of(1), "t", "draft")
     await stack.delete("t")
     await stack.save(state_of(2), "t", "draft")
-    assert [each for each in await stack.list_threads() if each.startswith(RESERVED)] == []
+    assert not any(each.startswith(RESERVED) for each in await stack.list_threads())
     await asyncio.sleep(60)
     assert await _newest(stack) == 2
     assert await rig.everywhere() == [[2]] * 3
@@ -154,9 +160,9 @@ async def test_a_replica_of_several_layers_hears_when_a_delete_was_asked_for(rig
 async def test_what_is_late_at_a_replica_of_replicas_is_put_above_nothing(plain: Rig) -> None:
     rig = Rig(plain.place, replicas=5)
     p = rig.process()
-    clock, kind = p.clock.clock(), type(p.stack)
-    inner = kind(*p.links[:3], clock=clock, journal=rig.place / "inner")
-    outer = kind(inner, *p.links[3:], clock=clock, journal=rig.place / "outer")
+    clock = p.clock.clock()
+    inner = ReplicatedCheckpointer(*p.links[:3], clock=clock, journal=rig.place / "inner")
+    outer = ReplicatedCheckpointer(inner, *p.links[3:], clock=clock, journal=rig.place / "outer")
     await outer.save(state_of(1), "t")
     await p.rest()
     for link in p.links[:3]:
